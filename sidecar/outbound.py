@@ -187,9 +187,9 @@ async def name_destination(sidecar: Sidecar, connection: Connection) -> None:
         return
     late: frozenset[str] = frozenset()
     if verdict.allowed:
-        hosts.ask_afresh(candidates)
+        hosts.ask_afresh(candidates, address)
     else:
-        late = await hosts.look_up(candidates, timeout_s=sidecar.limits.host_s)
+        late = await hosts.look_up(candidates, address, timeout_s=sidecar.limits.host_s)
         parties.destination = replace(parties.destination, hosts=hosts.find(address, first=candidates))
         verdict = parties.evaluate(sidecar.policies)
     if verdict.reason not in _SETTLED and (failures := hosts.describe_failures(candidates, address, late=late)):

@@ -7,6 +7,9 @@ Connections that no rule allows have names asked for afresh, since a name may ha
 how many such connections there are, so all of them together get no more than a few look-ups a second, of the names that
 were answered longest ago.
 
+IPv4 and IPv6 addresses are asked for, waited for and remembered each by themselves: some nameservers leave one kind
+unanswered, and the addresses of the other count all the same.
+
 Names come from the CA's rules alone: what a program asks a nameserver for adds none.
 """
 
@@ -19,8 +22,8 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from shared.model.policy.host_name import MAX_HOSTS
 from shared.model.policy.rules import Direction
-from sidecar.hostnames.known import KnownName
-from sidecar.hostnames.resolver import Resolved
+from sidecar.hostnames.known import KnownName, version_of
+from sidecar.hostnames.resolver import VERSIONS, Resolved
 
 if TYPE_CHECKING:
     from shared.model.policy.evaluate import NamespacePolicy
@@ -41,11 +44,12 @@ AGAIN_S: Final = 1.0
 # All connections together have so many names asked for afresh: at once, and in a second.
 MAX_FRESH: Final = 8
 FRESH_PER_S: Final = 4.0
-_MAX_AT_ONCE: Final = 16
+_MAX_AT_ONCE: Final = 16  # Of each kind: one that isn't answered takes no places from the other.
 _MAX_PORTS: Final = 256
 _MAX_NAMES_IN_DETAIL: Final = 3
 
-Resolve = Callable[[str], Awaitable[Resolved]]
+Resolve = Callable[[str, int], Awaitable[Resolved]]
+_Question = tuple[str, int]  # A name, and an IP version.
 
 
 class Rules(Protocol):
@@ -61,7 +65,7 @@ class HostNames:
 
     Arguments:
         service_account: the workload's; rules for others aren't its concern.
-        resolve: asks the nameservers.
+        resolve: asks the nameservers for one kind of addresses.
         tasks: where look-ups run.
     """
 
@@ -77,10 +81,10 @@ class HostNames:
         self._wanted: frozenset[str] = frozenset()
         self._by_port: dict[int, tuple[str, ...]] = {}
         self._known: dict[str, KnownName] = {}
-        self._asking: dict[str, asyncio.Task[None]] = {}
-        self._asked_at: dict[str, float] = {}
-        self._due: dict[str, float] = {}
-        self._places = asyncio.Semaphore(_MAX_AT_ONCE)
+        self._asking: dict[_Question, asyncio.Task[None]] = {}
+        self._asked_at: dict[_Question, float] = {}
+        self._due: dict[_Question, float] = {}
+        self._places = {version: asyncio.Semaphore(_MAX_AT_ONCE) for version in VERSIONS}
         self._fresh = float(MAX_FRESH)
         self._fresh_at = 0.0
         self._woken = asyncio.Event()
@@ -112,8 +116,9 @@ class HostNames:
             self._wanted = frozenset(sorted(self._find_names(None))[:MAX_HOSTS])
             for name in [name for name in self._known if name not in self._wanted]:
                 del self._known[name]
-                self._due.pop(name, None)
-                self._asked_at.pop(name, None)
+                for version in VERSIONS:
+                    self._due.pop((name, version), None)
+                    self._asked_at.pop((name, version), None)
 
     def _find_names(self, port: int | None) -> set[str]:
         policy = self._policy
@@ -143,33 +148,37 @@ class HostNames:
         found = [name for name, known in self._known.items() if known.holds(address, now)]
         return tuple(sorted(found, key=lambda name: (name not in first, name)))
 
-    async def look_up(self, names: Iterable[str], *, timeout_s: float) -> frozenset[str]:
-        """Have names asked for afresh, and wait for the answers; return the names without one when time is up."""
-        asked = self.ask_afresh(names)
+    async def look_up(self, names: Iterable[str], address: str, *, timeout_s: float) -> frozenset[str]:
+        """Have names asked afresh for addresses of one's kind, and wait; return those without an answer by then."""
+        asked = self.ask_afresh(names, address)
         if asked:
             await asyncio.wait(asked.values(), timeout=timeout_s)
         return frozenset(name for name, task in asked.items() if not task.done())
 
-    def ask_afresh(self, names: Iterable[str]) -> dict[str, asyncio.Task[None]]:
+    def ask_afresh(self, names: Iterable[str], address: str) -> dict[str, asyncio.Task[None]]:
         """Have the names asked for that are due, as far as there is room, and return the look-ups worth waiting for.
 
-        That are also those under way; not where the name has failed: who waits for a nameserver that is silent waits
-        again and again.
+        That are also those under way; not where that kind of addresses has failed: who waits for a nameserver that is
+        silent waits again and again.
+
+        Arguments:
+            address: of the kind that is asked for.
         """
-        now = asyncio.get_running_loop().time()
+        now, version = asyncio.get_running_loop().time(), version_of(address)
         asked, due = {}, []
         for name in names:
             known = self._known.get(name)
-            if known is None:
-                asked[name] = self._ask(name)
-            elif known.failures:
+            if known is None or not known.was_asked(version):
+                asked[name] = self._ask(name, version)
+            elif version in known.failures:
                 continue
-            elif (task := self._asking.get(name)) is not None:
+            elif (task := self._asking.get((name, version))) is not None:
                 asked[name] = task
-            elif now - self._asked_at[name] >= (MIN_REFRESH_S if known.found_nothing else AGAIN_S):
+            elif now - self._asked_at[name, version] >= (MIN_REFRESH_S if known.found_nothing else AGAIN_S):
                 due.append(name)
-        for name in sorted(due, key=self._asked_at.__getitem__)[: self._take_room(len(due), now)]:
-            asked[name] = self._ask(name)
+        due.sort(key=lambda name: self._asked_at[name, version])
+        for name in due[: self._take_room(len(due), now)]:
+            asked[name] = self._ask(name, version)
         return asked
 
     def _take_room(self, wanted: int, now: float) -> int:
@@ -188,12 +197,12 @@ class HostNames:
         Arguments:
             late: names that were waited for in vain.
         """
-        version = 6 if ":" in address else 4
+        version = version_of(address)
         failed = []
         for name in names:
             known = self._known.get(name)
             failure = "" if known is None else known.failures.get(version, "")
-            if not failure and (known is None or name in late):
+            if not failure and (known is None or not known.was_asked(version) or name in late):
                 failure = "no answer in time"
             if failure:
                 failed.append(f"{name} ({failure})")
@@ -212,43 +221,43 @@ class HostNames:
         while True:
             self._woken.clear()
             now = loop.time()
-            names = self.list_names()
-            for name in names:
-                if self._due.get(name, now) <= now:
-                    self._ask(name)
-            ends = [self._due[name] for name in names if name in self._due and name not in self._asking]
+            questions = [(name, version) for name in self.list_names() for version in VERSIONS]
+            for name, version in questions:
+                if self._due.get((name, version), now) <= now:
+                    self._ask(name, version)
+            ends = [self._due[each] for each in questions if each in self._due and each not in self._asking]
             try:
                 async with asyncio.timeout(max(0.0, min(ends) - now) if ends else MIN_REFRESH_S):
                     await self._woken.wait()
             except TimeoutError:
                 pass
 
-    def _ask(self, name: str) -> asyncio.Task[None]:
-        """Ask for a name, or join who is asking."""
-        task = self._asking.get(name)
+    def _ask(self, name: str, version: int) -> asyncio.Task[None]:
+        """Ask for a name's addresses of one kind, or join who is asking."""
+        task = self._asking.get((name, version))
         if task is None:
-            task = self._asking[name] = self._tasks.spawn(self._ask_now(name), name="host name")
+            task = self._asking[name, version] = self._tasks.spawn(self._ask_now(name, version), name="host name")
         return task
 
-    async def _ask_now(self, name: str) -> None:
+    async def _ask_now(self, name: str, version: int) -> None:
         loop = asyncio.get_running_loop()
         try:
-            async with self._places:
-                resolved = await self._resolve(name)
+            async with self._places[version]:
+                resolved = await self._resolve(name, version)
         finally:
-            self._asking.pop(name, None)
+            self._asking.pop((name, version), None)
         if name not in self.list_names():
             return  # The rule has gone meanwhile.
         now = loop.time()
         known = self._known.setdefault(name, KnownName())
         before = dict(known.failures)
         known.take(resolved, now)
-        self._asked_at[name] = now
-        if known.failures:
-            self._due[name] = now + min(RETRY_S, FIRST_RETRY_S * 2 ** (known.failed_in_a_row - 1))
+        self._asked_at[name, version] = now
+        if resolved.failure:
+            self._due[name, version] = now + min(RETRY_S, FIRST_RETRY_S * 2 ** (known.count_failures(version) - 1))
         else:
             lasts_s = min(max(float(resolved.ttl_s), MIN_REFRESH_S), MAX_REFRESH_S)
-            self._due[name] = now + lasts_s * random.uniform(_LEAST_SHARE, 1.0)
+            self._due[name, version] = now + lasts_s * random.uniform(_LEAST_SHARE, 1.0)
         self._woken.set()
         if self._events is not None and bool(before) is not bool(known.failures):
             if known.failures:

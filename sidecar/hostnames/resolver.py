@@ -1,4 +1,4 @@
-"""Asks nameservers for a name's addresses: UDP, then TCP where an answer doesn't fit. I/O.
+"""Asks nameservers for a name's addresses of one kind: UDP, then TCP where an answer doesn't fit. I/O.
 
 Belongs here: one question with its deadlines. Doesn't: what is remembered of answers (``known.py``), when to ask
 (``host_names.py``). Names are asked for as they are: no search list, no ``/etc/hosts``.
@@ -9,8 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 from sidecar.hostnames.message import (
@@ -30,21 +29,24 @@ _ROUNDS: Final = 2  # UDP loses packets.
 _MAX_DATAGRAM_BYTES: Final = 4096
 # A datagram that isn't the answer is passed over, but not for ever.
 _MAX_PASSED_OVER: Final = 64
-_VERSIONS: Final = {RecordType.A: 4, RecordType.AAAA: 6}
+_KINDS: Final = {4: RecordType.A, 6: RecordType.AAAA}
+VERSIONS: Final = tuple(_KINDS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resolved:
-    """A name's addresses as far as they could be had.
+    """A name's addresses of one kind, or why they couldn't be had.
 
     Attributes:
+        version: of IP; 4 or 6.
         ttl_s: how long the answer may be used; 0 where nothing is said.
-        failures: by IP version, why it couldn't be asked for.
+        failure: why it couldn't be asked for; empty where it was answered.
     """
 
+    version: int
     addresses: tuple[str, ...] = ()
     ttl_s: int = 0
-    failures: Mapping[int, str] = field(default_factory=dict)
+    failure: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +57,7 @@ class Resolver:
         nameservers: asked one after the other until one answers.
         mark: SO_MARK of the sidecar's own sockets; 0 for none.
         try_s: how long one of them may take to answer.
-        deadline_s: how long a name may take.
+        deadline_s: how long a question may take.
     """
 
     nameservers: tuple[Endpoint, ...]
@@ -63,19 +65,13 @@ class Resolver:
     try_s: float = 1.5
     deadline_s: float = 5.0
 
-    async def resolve(self, name: str) -> Resolved:
-        """Return a name's IPv4 and IPv6 addresses; that they can't be had is said in the value."""
-        async with asyncio.TaskGroup() as group:
-            asking = {
-                kind: group.create_task(self._ask(name, kind), name=f"resolve {kind.name}") for kind in RecordType
-            }
-        answers = {kind: task.result() for kind, task in asking.items()}
-        found = [each for each in answers.values() if isinstance(each, AddressAnswer)]
-        return Resolved(
-            addresses=tuple(dict.fromkeys(address for each in found for address in each.addresses)),
-            ttl_s=min((each.ttl_s for each in found if each.addresses), default=0),
-            failures={_VERSIONS[kind]: each for kind, each in answers.items() if isinstance(each, str)},
-        )
+    async def resolve(self, name: str, version: int) -> Resolved:
+        """Return a name's addresses of one IP version; that they can't be had is said in the value."""
+        answer = await self._ask(name, _KINDS[version])
+        if isinstance(answer, str):
+            return Resolved(version=version, failure=answer)
+        addresses = tuple(dict.fromkeys(answer.addresses))
+        return Resolved(version=version, addresses=addresses, ttl_s=answer.ttl_s if addresses else 0)
 
     async def _ask(self, name: str, kind: RecordType) -> AddressAnswer | str:
         """Return the first answer, or why there is none."""

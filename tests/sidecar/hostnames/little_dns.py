@@ -29,7 +29,7 @@ class LittleDns:
         aliases: names that lead to other ones.
         code: of every answer; 2: SERVFAIL.
         ttl_s: of every record.
-        is_silent: nothing is answered.
+        is_silent: nothing is answered; ``silent_kinds``: nothing of these.
         truncates: by UDP it answers only that there is more.
         asked: names and kinds, in order; ``streams``: how many by TCP.
     """
@@ -39,6 +39,7 @@ class LittleDns:
     code: int = 0
     ttl_s: int = 60
     is_silent: bool = False
+    silent_kinds: tuple[int, ...] = ()
     truncates: bool = False
     asked: list[tuple[str, int]] = field(default_factory=list)
     streams: int = 0
@@ -87,7 +88,7 @@ class _Datagrams(asyncio.DatagramProtocol):
             # What comes first isn't the answer, as a forger's guess wouldn't be.
             self._transport.sendto(bytes((answer[0] ^ 1,)) + answer[1:], addr)
             answer = answer[:2] + bytes((answer[2] | 0x02,)) + answer[3:]
-        if not self._dns.is_silent:
+        if not self._dns.is_silent and self._dns.asked[-1][1] not in self._dns.silent_kinds:
             self._transport.sendto(answer, addr)
 
 

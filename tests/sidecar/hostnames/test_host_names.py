@@ -17,11 +17,12 @@ from shared.model.policy.rules import Action, Direction, NamespaceState, Peer, P
 from shared.runtime.tasks import Tasks
 from sidecar.hostnames import host_names
 from sidecar.hostnames.host_names import HostNames
-from sidecar.hostnames.resolver import Resolver
+from sidecar.hostnames.resolver import Resolved, Resolver
 from tests.sidecar.hostnames.little_dns import LittleDns, running_dns
 from tests.sidecar.little_ca import until
 
 API, SHOP = "api.example.com", "shop.example.net"
+V4, V6 = "192.0.2.7", "2001:db8::7"
 PATIENT_S = 30.0
 
 
@@ -93,7 +94,7 @@ async def test_no_more_names_are_asked_for_than_a_namespace_may_have() -> None:
 async def test_an_address_is_found_once_its_name_was_looked_up_and_not_before() -> None:
     async with running(allow(API, SHOP)) as world:
         assert world.hosts.find("192.0.2.7") == ()
-        await world.hosts.look_up([API], timeout_s=PATIENT_S)
+        await world.hosts.look_up([API], V4, timeout_s=PATIENT_S)
         assert world.hosts.find("192.0.2.7") == (API,)
         assert world.hosts.find("192.0.2.8") == ()
         assert {name for name, _ in world.dns.asked} == {API}
@@ -101,35 +102,39 @@ async def test_an_address_is_found_once_its_name_was_looked_up_and_not_before() 
 
 async def test_who_asks_at_the_same_time_shares_one_look_up_and_who_asks_soon_after_waits_for_none() -> None:
     async with running(allow(API)) as world:
-        await asyncio.gather(*(world.hosts.look_up([API], timeout_s=PATIENT_S) for _ in range(50)))
-        assert len(world.dns.asked) == 2  # IPv4 and IPv6.
+        await asyncio.gather(*(world.hosts.look_up([API], V4, timeout_s=PATIENT_S) for _ in range(50)))
+        assert world.dns.asked == [(API, 1)]
 
 
 async def test_a_name_is_asked_for_again_after_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host_names, "AGAIN_S", 0.0)
     async with running(allow(API)) as world:
-        await world.hosts.look_up([API], timeout_s=PATIENT_S)
+        await world.hosts.look_up([API], V4, timeout_s=PATIENT_S)
         world.dns.addresses[API] = ["192.0.2.9"]
-        await world.hosts.look_up([API], timeout_s=PATIENT_S)
+        await world.hosts.look_up([API], V4, timeout_s=PATIENT_S)
         # The earlier answer still counts: programs may have it.
         assert world.hosts.find("192.0.2.9") == world.hosts.find("192.0.2.7") == (API,)
 
 
 async def test_failures_are_described_by_name_for_the_kind_of_address() -> None:
     async with running(allow(API), dns=LittleDns(code=5)) as world:
-        await world.hosts.look_up([API], timeout_s=PATIENT_S)
+        await world.hosts.look_up([API], V4, timeout_s=PATIENT_S)
         where = f"127.0.0.1:{world.dns.endpoint[1]}"
         assert world.hosts.describe_failures([API], "192.0.2.7") == f"{API} ({where}: it answers REFUSED)"
+        assert world.hosts.describe_failures([API], "2001:db8::7") == f"{API} (no answer in time)", (
+            "it wasn't asked for"
+        )
+        await world.hosts.look_up([API], V6, timeout_s=PATIENT_S)
         assert world.hosts.describe_failures([API], "2001:db8::7") == f"{API} ({where}: it answers REFUSED)"
         assert world.hosts.describe_failures([f"h{n}.example" for n in range(5)], "192.0.2.7").endswith(" and 2 more")
     async with running(allow("gone.example")) as world:
-        await world.hosts.look_up(["gone.example"], timeout_s=PATIENT_S)
+        await world.hosts.look_up(["gone.example"], V4, timeout_s=PATIENT_S)
         assert world.hosts.describe_failures(["gone.example"], "192.0.2.7") == "", "it doesn't exist: that is known"
 
 
 async def test_a_nameserver_that_is_silent_is_waited_for_no_longer_than_said() -> None:
     async with running(allow(API), dns=LittleDns(is_silent=True)) as world:
-        assert await world.hosts.look_up([API], timeout_s=0.01) == {API}
+        assert await world.hosts.look_up([API], V4, timeout_s=0.01) == {API}
         assert world.hosts.describe_failures([API], "192.0.2.7") == f"{API} (no answer in time)"
 
 
@@ -139,13 +144,13 @@ async def test_connections_have_few_of_many_names_asked_for_afresh_in_turn(monke
     names = [f"h{number}.example" for number in range(64)]
     dns = LittleDns(addresses={name: ["192.0.2.7"] for name in names})
     async with running(allow(*names), dns=dns) as world:
-        await world.hosts.look_up(names, timeout_s=PATIENT_S)
+        await world.hosts.look_up(names, V4, timeout_s=PATIENT_S)
         monkeypatch.setattr(host_names, "FRESH_PER_S", 0.0)
         rounds = []
         for _ in range(3):
             dns.asked.clear()
             for _ in range(100):
-                await world.hosts.look_up(names, timeout_s=PATIENT_S)
+                await world.hosts.look_up(names, V4, timeout_s=PATIENT_S)
             rounds.append({name for name, _ in dns.asked})
             world.hosts._fresh = float(host_names.MAX_FRESH)  # As after a while.
         assert [len(each) for each in rounds] == [host_names.MAX_FRESH] * 3
@@ -165,10 +170,11 @@ async def test_a_name_without_addresses_isnt_asked_for_afresh_by_connections_bef
 ) -> None:
     monkeypatch.setattr(host_names, "AGAIN_S", 0.0)
     async with running(allow("gone.example")) as world:
-        await world.hosts.look_up(["gone.example"], timeout_s=PATIENT_S)
-        assert world.hosts.ask_afresh(["gone.example"]) == {}
+        for address in (V4, V6):
+            await world.hosts.look_up(["gone.example"], address, timeout_s=PATIENT_S)
+        assert world.hosts.ask_afresh(["gone.example"], V4) == {}
         monkeypatch.setattr(host_names, "MIN_REFRESH_S", 0.0)
-        assert set(world.hosts.ask_afresh(["gone.example"])) == {"gone.example"}
+        assert set(world.hosts.ask_afresh(["gone.example"], V4)) == {"gone.example"}
 
 
 async def test_a_name_that_failed_is_neither_waited_for_nor_asked_for_by_connections(
@@ -176,13 +182,33 @@ async def test_a_name_that_failed_is_neither_waited_for_nor_asked_for_by_connect
 ) -> None:
     monkeypatch.setattr(host_names, "AGAIN_S", 0.0)
     async with running(allow(API), dns=LittleDns(code=2)) as world:
-        await world.hosts.look_up([API], timeout_s=PATIENT_S)
+        await world.hosts.look_up([API], V4, timeout_s=PATIENT_S)
         asked = len(world.dns.asked)
         world.dns.is_silent = True
-        again = world.hosts._ask(API)  # As ``run`` does.
-        assert await world.hosts.look_up([API], timeout_s=PATIENT_S) == frozenset()
+        again = world.hosts._ask(API, 4)  # As ``run`` does.
+        assert await world.hosts.look_up([API], V4, timeout_s=PATIENT_S) == frozenset()
         assert not again.done()
-        await until(lambda: len(world.dns.asked) == asked + 2)
+        await until(lambda: len(world.dns.asked) == asked + 1)
+
+
+async def test_the_kind_that_is_answered_counts_whatever_becomes_of_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some nameservers leave AAAA unanswered: each connection by IPv4 waited for that, and was refused."""
+    monkeypatch.setattr(host_names, "AGAIN_S", 0.0)
+    async with running(allow(API), dns=LittleDns(addresses={API: [V4]}, silent_kinds=(28,)), runs=True) as world:
+        await until(lambda: (API, 28) in world.dns.asked)
+        assert await world.hosts.look_up([API], V4, timeout_s=PATIENT_S) == frozenset()
+        assert world.hosts.find(V4) == (API,)
+        assert world.hosts.describe_failures([API], V4) == ""
+        assert world.hosts.describe_failures([API], V6) == f"{API} (no answer in time)"
+        world.dns.addresses[API] = ["192.0.2.9"]  # The first question for IPv6 is still under way.
+        assert await world.hosts.look_up([API], V4, timeout_s=PATIENT_S) == frozenset()
+        assert world.hosts.find("192.0.2.9") == (API,)
+        known = world.hosts._known[API]
+        known.take(Resolved(version=6, failure="no answer in time"), 0.0)  # As when it is given up.
+        world.dns.addresses[API] = ["192.0.2.10"]
+        await world.hosts.look_up([API], V4, timeout_s=PATIENT_S)
+        assert world.hosts.find("192.0.2.10") == (API,)
+        assert await world.hosts.look_up([API], V6, timeout_s=PATIENT_S) == frozenset(), "that one isn't waited for"
 
 
 async def test_names_are_resolved_from_the_start_and_when_rules_change() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 
-from sidecar.hostnames.resolver import Resolver
+from sidecar.hostnames.resolver import VERSIONS, Resolved, Resolver
 from tests.sidecar.hostnames.little_dns import LittleDns, running_dns
 
 NAME = "api.example.com"
@@ -18,17 +18,18 @@ def make_resolver(*servers: tuple[str, int], try_s: float = PATIENT_S) -> Resolv
 
 async def test_both_kinds_of_addresses_are_asked_for() -> None:
     async with running_dns(LittleDns(addresses={NAME: ["192.0.2.7", "2001:db8::7"]})) as dns:
-        found = await make_resolver(dns.endpoint).resolve(NAME)
-        assert (found.addresses, found.ttl_s, dict(found.failures)) == (("192.0.2.7", "2001:db8::7"), 60, {})
+        for version, address in ((4, "192.0.2.7"), (6, "2001:db8::7")):
+            found = await make_resolver(dns.endpoint).resolve(NAME, version)
+            assert found == Resolved(version=version, addresses=(address,), ttl_s=60)
         assert sorted(dns.asked) == [(NAME, 1), (NAME, 28)]
 
 
 async def test_an_answer_that_doesnt_fit_is_asked_for_by_tcp() -> None:
     addresses = [f"192.0.2.{number}" for number in range(1, 60)]
     async with running_dns(LittleDns(addresses={NAME: addresses}, truncates=True)) as dns:
-        found = await make_resolver(dns.endpoint).resolve(NAME)
+        found = await make_resolver(dns.endpoint).resolve(NAME, 4)
         assert list(found.addresses) == addresses
-        assert dns.streams == 2
+        assert dns.streams == 1
 
 
 async def test_the_next_nameserver_is_asked_where_one_fails() -> None:
@@ -40,27 +41,28 @@ async def test_the_next_nameserver_is_asked_where_one_fails() -> None:
             running_dns(LittleDns(code=2)) as broken,
             running_dns(LittleDns(addresses={NAME: ["192.0.2.7"]})) as dns,
         ):
-            found = await make_resolver(nobody, broken.endpoint, dns.endpoint).resolve(NAME)
-            assert (found.addresses, dict(found.failures)) == (("192.0.2.7",), {})
+            found = await make_resolver(nobody, broken.endpoint, dns.endpoint).resolve(NAME, 4)
+            assert (found.addresses, found.failure) == (("192.0.2.7",), "")
             assert broken.asked
 
 
 async def test_a_name_that_doesnt_exist_is_an_answer() -> None:
     async with running_dns(LittleDns()) as dns:
-        found = await make_resolver(dns.endpoint).resolve(NAME)
-        assert (found.addresses, dict(found.failures)) == ((), {})
+        found = await make_resolver(dns.endpoint).resolve(NAME, 4)
+        assert found == Resolved(version=4)
 
 
 async def test_why_there_is_no_answer_is_said() -> None:
     async with running_dns(LittleDns(code=2)) as dns:
-        failures = (await make_resolver(dns.endpoint).resolve(NAME)).failures
-        assert failures[4] == failures[6] == f"127.0.0.1:{dns.endpoint[1]}: it answers SERVFAIL"
-    assert (await make_resolver().resolve(NAME)).failures[4] == "no nameserver is known"
+        for version in VERSIONS:
+            found = await make_resolver(dns.endpoint).resolve(NAME, version)
+            assert found.failure == f"127.0.0.1:{dns.endpoint[1]}: it answers SERVFAIL"
+    assert (await make_resolver().resolve(NAME, 4)).failure == "no nameserver is known"
 
 
 async def test_a_silent_nameserver_is_given_up() -> None:
     async with running_dns(LittleDns(is_silent=True)) as dns:
-        failures = (await make_resolver(dns.endpoint, try_s=0.01).resolve(NAME)).failures
-        assert failures[4] == f"127.0.0.1:{dns.endpoint[1]}: no answer in time"
+        found = await make_resolver(dns.endpoint, try_s=0.01).resolve(NAME, 4)
+        assert found.failure == f"127.0.0.1:{dns.endpoint[1]}: no answer in time"
         hurried = Resolver(nameservers=(dns.endpoint,), try_s=PATIENT_S, deadline_s=0.01)
-        assert (await hurried.resolve(NAME)).failures[6] == "no answer in time"
+        assert (await hurried.resolve(NAME, 6)).failure == "no answer in time"
