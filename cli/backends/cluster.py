@@ -131,7 +131,7 @@ class ClusterPolicyBackend:
         """
         if terms.for_s is not None:
             raise InputError(
-                "in a cluster only a namespace's mode goes back by itself",
+                "in a cluster only a namespace's mode goes back by itself: spec.trial is about that alone",
                 hint=f"switch them without --for, and back with `touchmark mode {namespace} inherit --workload … -k`;"
                 " or give the namespace's own mode --for",
             )

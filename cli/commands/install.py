@@ -152,6 +152,7 @@ async def _check(cluster: Cluster, choices: Choices, manner: common.Manner) -> N
         answers,
         own_version=VERSION,
         with_volume=not (choices.database_secret or choices.storage_class),
+        storage_class=choices.storage_class,
         api_server_ports=choices.api_server_ports or API_SERVER_PORTS,
     )
     common.check_findings(findings, manner=manner, verb="install")

@@ -12,7 +12,7 @@ from dataclasses import replace
 from enum import StrEnum
 from typing import Final
 
-from cli.graph.graph import MAX_LINKS, MAX_NODES, Graph, Link, Node, join_edges
+from cli.graph.graph import MAX_LINKS, MAX_NODES, Graph, Link, Node, describe_count, join_edges
 from cli.graph.layout import lay_out
 from cli.text.edge import describe_program
 from cli.ui.drafts import ALLOWED, DENIED, MARKED, Redecided
@@ -158,6 +158,7 @@ def _show_link(link: Link, edges: Sequence[EdgeView], *, before: str, change: st
         reasons=link.reasons,
         services=link.services,
         connections=link.connections,
+        counted=describe_count(link) if not before else f"{link.connections}{'+' if link.is_lossy else ''} in all",
         is_lossy=link.is_lossy,
         is_plaintext=link.is_plaintext,
         source_programs=_name_programs(describe_program(edge.source) for edge in edges if edge.source.program),

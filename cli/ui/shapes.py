@@ -129,6 +129,7 @@ class ShownLink(_Answer, frozen=True):
     Attributes:
         verdict: in force, or under the draft; ``before``: in force, where the draft is shown.
         change: what the draft changes (``cli.ui.drafts``); empty: nothing.
+        counted: how many connections had this verdict and of how many, as ``2 of 5+``; under a draft: how many in all.
     """
 
     source: str
@@ -138,6 +139,7 @@ class ShownLink(_Answer, frozen=True):
     reasons: tuple[str, ...]
     services: tuple[str, ...]
     connections: int
+    counted: str
     is_lossy: bool
     is_plaintext: bool
     source_programs: tuple[str, ...]

@@ -43,6 +43,7 @@ def judge(
     *,
     own_version: str,
     with_volume: bool = True,
+    storage_class: str = "",
     api_server_ports: Collection[int] = API_SERVER_PORTS,
 ) -> list[Finding]:
     """Return all findings, the API server's version first.
@@ -50,6 +51,7 @@ def judge(
     Arguments:
         own_version: of the command, and so of what it would install.
         with_volume: the CA's store is on a volume of the default class. One that is installed already has its store.
+        storage_class: of that volume, where one was named.
         api_server_ports: on which the CA may reach the API server.
     """
     is_new = answers.deployment is None
@@ -63,7 +65,7 @@ def judge(
         _judge_namespace(answers),
         *_judge_limits(answers, replace(limits.CA, counted=counted)),
         _judge_priority(answers),
-        _judge_storage(answers, needs_volume=needs_volume),
+        _judge_storage(answers, needs_volume=needs_volume, named=storage_class),
         *_judge_nodes(answers),
         _judge_ports(answers, api_server_ports),
     ]
@@ -244,10 +246,22 @@ def _judge_priority(answers: Answers) -> Finding:
     )
 
 
-def _judge_storage(answers: Answers, *, needs_volume: bool) -> Finding:
+def _judge_storage(answers: Answers, *, needs_volume: bool, named: str) -> Finding:
     subject = "storage class"
     if isinstance(answers.storage_classes, TouchmarkError):
         return describe_unknown(subject, answers.storage_classes)
+    if named:
+        known = sorted(each["metadata"]["name"] for each in answers.storage_classes)
+        has_it = named in known
+        return Finding(
+            subject=subject,
+            is_well=has_it,
+            observation=f"{named} is there" if has_it else f"there is no {named}: the CA's volume would stay pending",
+            hint=""
+            if has_it
+            else (f"there {'are' if len(known) > 1 else 'is'} {name_some(known)}; " if known else "")
+            + "--force goes on where a volume of that class was made by hand",
+        )
     default = [
         each["metadata"]["name"]
         for each in answers.storage_classes

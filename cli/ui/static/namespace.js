@@ -85,7 +85,7 @@ function describe(link, namespace, since, rules) {
     end(link.destination, link.destination_programs),
     html`${link.port}${link.services.length ? html`<span class="programs">${link.services.join(", ")}</span>` : null}`,
     `${link.reasons.join(", ")}${link.is_plaintext ? ", plaintext" : ""}`,
-    `${link.connections}${link.is_lossy ? "+" : ""}`,
+    link.counted,
     writeTime(link.last),
   ];
 }

@@ -40,7 +40,7 @@ function curve(link, source, destination, number, lane) {
 export function describeLink(link) {
   const services = link.services.length ? ` by ${link.services.join(", ")}` : "";
   const change = link.change ? `, ${link.change} (now ${link.before})` : "";
-  return `${link.source} to ${link.destination}, port ${link.port}${services}: ${link.verdict}${change} (${link.reasons.join(", ")}), ${link.connections}${link.is_lossy ? "+" : ""} connections`;
+  return `${link.source} to ${link.destination}, port ${link.port}${services}: ${link.verdict}${change} (${link.reasons.join(", ")}), ${link.counted} connections`;
 }
 
 // What a draft changes has a shape of its own beside its word: a gap in the line, or a cross that stands upright.

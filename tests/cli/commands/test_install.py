@@ -118,7 +118,7 @@ def test_yaml_is_printed_without_any_cluster(capsys: pytest.CaptureFixture[str])
 
 
 def test_a_cluster_that_isn_t_ready_is_left_as_it_is(store: ObjectStore, capsys: pytest.CaptureFixture[str]) -> None:
-    del store.objects[CLASS]
+    local = store.objects.pop(CLASS)
     assert run(["install", "--yes", "--json"]) == ExitCode.CHECK_FAILED
     error = read_error(capsys)
     assert error["code"] == "preflight_failed"
@@ -127,6 +127,10 @@ def test_a_cluster_that_isn_t_ready_is_left_as_it_is(store: ObjectStore, capsys:
     assert list_writes(store) == []
     assert run(["install", "--yes"]) == ExitCode.CHECK_FAILED
     assert "✗ storage class: no default" in capsys.readouterr().err
+    assert run(["install", "--yes", "--storage-class", "slow"]) == ExitCode.CHECK_FAILED
+    assert "✗ storage class: there is no slow" in capsys.readouterr().err
+    slow = {**local, "metadata": {"name": "slow"}}
+    store.objects["/apis/storage.k8s.io/v1/storageclasses/slow"] = slow
     assert run(["install", "--yes", "--storage-class", "slow"]) == ExitCode.SUCCESS
 
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import random
 
+import msgspec
 import pytest
 
 from cli.graph.graph import MAX_LINKS, MAX_NODES
 from cli.ui.picture import HUB_NEIGHBOURS, Show, show_edges
 from cli.ui.shapes import ShownEdges
 from shared.model.wire.admin_edges import EdgeEnd
-from tests.cli.edges import DENY, WOULD_DENY, list_edges, make_edge
-from tests.cli.ui.world import EDGES
+from tests.cli.edges import ALLOW, DENY, WOULD_DENY, list_edges, make_edge
+from tests.cli.ui.world import DRAFT, EDGES
 
 
 def workload(number: int) -> EdgeEnd:
@@ -69,6 +70,16 @@ def test_more_than_a_picture_can_show_is_a_table_alone() -> None:
     assert (shown.nodes, shown.drawn) == ((), ())
     assert f"at most {MAX_NODES} and {MAX_LINKS}" in shown.undrawn
     assert len(shown.links) == MAX_NODES + 1
+
+
+def test_the_verdict_stands_beside_the_number_of_its_own_connections_and_of_all() -> None:
+    refused = msgspec.structs.replace(DENY, connections=2)
+    allowed = msgspec.structs.replace(ALLOW, connections=3)
+    edges = list_edges(make_edge(workload(1), workload(2), refused, allowed, connections=5, is_lossy=True))
+    [link] = show_edges(edges, show=Show.ALL).links
+    assert (link.verdict, link.counted) == ("deny", "2 of 5+")
+    [drafted] = show_edges(edges, show=Show.ALL, draft=DRAFT).links
+    assert drafted.counted == "5+ in all", "how many of them a draft would refuse isn't known by link"
 
 
 def test_nothing_seen_is_an_empty_picture() -> None:

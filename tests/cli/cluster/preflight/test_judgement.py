@@ -130,6 +130,15 @@ def test_what_is_installed_or_needs_no_volume_isnt_asked_for_room_for_one() -> N
     assert [(each.subject, each.is_optional) for each in found if not each.is_well] == [("storage class", True)]
 
 
+def test_a_storage_class_that_was_named_has_to_be_there() -> None:
+    for name, is_well in (("local", True), ("fast", False)):
+        findings = judge(ANSWERS, own_version="0.2.0", with_volume=False, storage_class=name)
+        [finding] = [each for each in findings if each.subject == "storage class"]
+        assert (finding.is_well, finding.is_optional) == (is_well, False)
+    assert "there is no fast: the CA's volume would stay pending" in finding.observation
+    assert finding.hint.startswith("there is local; --force goes on")
+
+
 def test_the_older_annotation_makes_a_default_class_too() -> None:
     beta = {"storageclass.beta.kubernetes.io/is-default-class": "true"}
     assert find_faults(storage_classes=[{"metadata": {"name": "local", "annotations": beta}}]) == []
