@@ -24,7 +24,6 @@ from aiohttp.typedefs import Middleware
 
 from shared.model.errors import TooManyRequestsError
 
-_Kind = dict[str, dict["Visitor", None]]
 _UCRED: Final = struct.Struct("3i")  # unix(7), SO_PEERCRED: pid, uid, gid.
 
 
@@ -49,9 +48,9 @@ class ConnectionRoom:
         self._count = 0
         # Each source's connections: without a request and unknown, without one and known, with one; all in the order
         # in which they came to be so.
-        self._strangers: _Kind = {}
-        self._known: _Kind = {}
-        self._asking: _Kind = {}
+        self._strangers = _Sources()
+        self._known = _Sources()
+        self._asking = _Sources()
         self._of_protocol: dict[asyncio.Protocol, Visitor] = {}
 
     def __len__(self) -> int:
@@ -110,14 +109,14 @@ class ConnectionRoom:
     def enter(self, visitor: Visitor) -> bool:
         """Give a connection a place; tell whether there is one."""
         if self._count >= self.limit and not (
-            self._close_oldest(self._strangers, _find_most(self._strangers))
-            or self._close_oldest(self._known, _find_most(self._known))
+            self._close_oldest(self._strangers, self._strangers.find_most())
+            or self._close_oldest(self._known, self._known.find_most())
         ):
             self._note_closed()
             return False
         self._count += 1
         self._of_protocol[visitor.protocol] = visitor
-        self._strangers.setdefault(visitor.source, {})[visitor] = None
+        self._strangers.add(visitor)
         return True
 
     def has(self, visitor: Visitor) -> bool:
@@ -137,7 +136,7 @@ class ConnectionRoom:
     def _rename(self, visitor: Visitor, caller: str) -> None:
         if visitor.source == caller and visitor.is_known:
             return
-        count = len(self._known.get(caller, ())) + len(self._asking.get(caller, ()))
+        count = self._known.count(caller) + self._asking.count(caller)
         if 0 < self._of_one <= count and not self._close_oldest(self._known, caller):
             raise TooManyRequestsError(
                 f"{caller} has {count} connections with requests under way", hint="let some of them end"
@@ -145,28 +144,25 @@ class ConnectionRoom:
         self._remove(visitor)
         visitor.source, visitor.is_known = caller, True
 
-    def _close_oldest(self, kind: _Kind, source: str) -> bool:
-        if source not in kind:
+    def _close_oldest(self, kind: _Sources, source: str) -> bool:
+        if not kind.count(source):
             return False
-        oldest = next(iter(kind[source]))
+        oldest = kind.find_oldest(source)
         self.leave(oldest)
         oldest.abort()
         self._note_closed()
         return True
 
-    def _move(self, visitor: Visitor, kind: _Kind) -> None:
+    def _move(self, visitor: Visitor, kind: _Sources) -> None:
         visitor.is_heard = kind is self._asking
         if visitor.is_heard:
             visitor.stop_waiting()
         self._remove(visitor)
-        kind.setdefault(visitor.source, {})[visitor] = None
+        kind.add(visitor)
 
     def _remove(self, visitor: Visitor) -> None:
         for kind in (self._strangers, self._known, self._asking):
-            of_source = kind.get(visitor.source, {})
-            of_source.pop(visitor, None)
-            if not of_source:
-                kind.pop(visitor.source, None)
+            kind.remove(visitor)
 
 
 def make_request_marker(*rooms: ConnectionRoom) -> Middleware:
@@ -197,8 +193,53 @@ def name_source(transport: asyncio.BaseTransport) -> str:
         return ""
 
 
-def _find_most(kind: _Kind) -> str:
-    return max(kind, key=lambda source: len(kind[source]), default="")
+class _Sources:
+    """Connections by source. Each step takes the same time however many sources there are: strangers choose that."""
+
+    def __init__(self) -> None:
+        self._of: dict[str, dict[Visitor, None]] = {}  # Each source's, in the order in which they came.
+        self._sized: dict[int, dict[str, None]] = {}  # Sources by how many they have.
+        self._most = 0
+
+    def count(self, source: str) -> int:
+        """Return how many connections a source has."""
+        return len(self._of.get(source, ()))
+
+    def find_oldest(self, source: str) -> Visitor:
+        """Return the oldest connection of a source that has some."""
+        return next(iter(self._of[source]))
+
+    def find_most(self) -> str:
+        """Return a source of those with the most connections; empty: there is none."""
+        return next(iter(self._sized.get(self._most, ())), "")
+
+    def add(self, visitor: Visitor) -> None:
+        of_source = self._of.setdefault(visitor.source, {})
+        before = len(of_source)
+        of_source[visitor] = None
+        self._resize(visitor.source, before, len(of_source))
+
+    def remove(self, visitor: Visitor) -> None:
+        of_source = self._of.get(visitor.source)
+        if of_source is None or visitor not in of_source:
+            return
+        before = len(of_source)
+        del of_source[visitor]
+        if not of_source:
+            del self._of[visitor.source]
+        self._resize(visitor.source, before, before - 1)
+
+    def _resize(self, source: str, before: int, after: int) -> None:
+        if before == after:
+            return
+        if before:
+            del self._sized[before][source]
+            if not self._sized[before]:
+                del self._sized[before]
+        if after:
+            self._sized.setdefault(after, {})[source] = None
+        # The source itself is among the next smaller ones where it was the last one of those with the most.
+        self._most = after if after > self._most or self._most not in self._sized else self._most
 
 
 class Visitor(asyncio.Protocol):

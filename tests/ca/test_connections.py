@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
+from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -172,3 +174,24 @@ async def test_whoever_has_shown_a_certificate_goes_after_all_strangers() -> Non
         assert knock("f") is None
         room.release(next(iter(room._of_protocol)))
         assert knock("g") is not None
+
+
+def test_the_source_with_the_most_is_found_whatever_comes_and_goes() -> None:
+    room = ConnectionRoom(64, note_closed=lambda: None)
+    chance = random.Random(7)
+    there: list[Visitor] = []
+    for step in range(5_000):
+        if len(there) == 64 or (there and chance.random() < 0.45):
+            room.leave(there.pop(chance.randrange(len(there))))
+        else:
+            visitor = room.knock(asyncio.Protocol, source=f"s{chance.randrange(9)}", cut=lambda: None)
+            assert visitor is not None
+            there.append(visitor)
+        counts = Counter(visitor.source for visitor in there)
+        most = room._strangers.find_most()
+        assert counts[most] == max(counts.values(), default=0), step
+        assert all(room._strangers.count(source) == count for source, count in counts.items())
+    for visitor in there:
+        room.leave(visitor)
+    assert (len(room), room._strangers.find_most()) == (0, "")
+    assert not room._strangers._of and not room._strangers._sized
