@@ -36,7 +36,9 @@ def read_presented(tls: SSL.Connection) -> tuple[bytes, ...]:
 
 def read_verification_error(tls: SSL.Connection) -> int:
     """Return why OpenSSL refused the peer's chain (X509_V_ERR_* of ``x509_vfy.h``); 0 where it didn't."""
-    return int(_lib.SSL_get_verify_result(_ssl_of(tls)))
+    ssl = _ssl_of(tls)
+    # With a pre-shared key no chain comes, and the result is the key's, X509_V_ERR_UNSPECIFIED.
+    return 0 if _lib.SSL_session_reused(ssl) else int(_lib.SSL_get_verify_result(ssl))
 
 
 def _begin_with(leaf: bytes, chain: tuple[bytes, ...]) -> tuple[bytes, ...]:

@@ -40,6 +40,9 @@ PER_HANDSHAKE: Final = 2
 MAX_OFFERS: Final = 16
 
 _LABEL: Final = b"EXPORTER-touchmark-resumption"
+# A client of ours names one secret, and after a HelloRetryRequest once more. A stranger's ClientHello has room for two
+# thousand names, for each of which OpenSSL asks.
+_MOST_NAMES: Final = 8
 _NAME_BYTES: Final = 16
 _KEY_BYTES: Final = 32
 # The only suite that two of ours agree on; its hash is the one that a secret is used with.
@@ -143,6 +146,7 @@ class Attempt:
         self._secrets = secrets
         self._binding = binding
         self._role = role
+        self._names_left = _MOST_NAMES
         self._secret = secrets.take(binding) if role is Role.INITIATOR else None
         self._name = _ffi.new("unsigned char[]", self._secret.name) if self._secret is not None else None
 
@@ -160,17 +164,21 @@ class Attempt:
             raise HandshakeError("OpenSSL resumed what it wasn't given", reason=Reason.HANDSHAKE_FAILED)
         return self._secret.chain
 
+    def count(self) -> None:
+        """After the peer's verification: count this handshake by its kind."""
+        has_resumed = bool(_lib.SSL_session_reused(_ssl_of(self._tls)))
+        self._secrets.resumed += has_resumed
+        self._secrets.full += not has_resumed
+
     def keep(self, chain: tuple[bytes, ...]) -> None:
-        """After the peer's verification: derive secrets for later handshakes, as the peer does, and count this one.
+        """After the peer's verification: derive secrets for later handshakes, as the peer does.
 
         The exporter's secret covers the whole handshake up to the server's Finished, both key shares in it: who knows
         it has been an end of this handshake.
         """
         secrets, rests_on = self._secrets, self._secret
         has_resumed = bool(_lib.SSL_session_reused(_ssl_of(self._tls)))
-        secrets.resumed += has_resumed
-        secrets.full += not has_resumed
-        if self._tls.get_cipher_name() != _CIPHER:
+        if not IS_AVAILABLE or self._tls.get_cipher_name() != _CIPHER:
             return
         proven_at = rests_on.proven_at if has_resumed and rests_on is not None else secrets.now()
         size = _NAME_BYTES + _KEY_BYTES
@@ -183,6 +191,11 @@ class Attempt:
     def offer(self) -> tuple[Any, Secret] | None:
         """Return what the client offers, its name as OpenSSL reads it."""
         return None if self._secret is None or self._role is not Role.INITIATOR else (self._name, self._secret)
+
+    def may_name_another(self) -> bool:
+        """Count a name that a client says; tell whether it may still say it."""
+        self._names_left -= 1
+        return self._names_left >= 0
 
     def find(self, name: bytes) -> Secret | None:
         """Return what a client has named: one in a handshake, so that it is clear which one this rests on."""
@@ -241,6 +254,8 @@ def _offer(ssl: Any, _digest: Any, name: Any, size: Any, session: Any) -> int:
 def _find(ssl: Any, name: Any, size: int, session: Any) -> int:
     session[0] = _ffi.NULL
     attempt = _attempts.get(_address_of(ssl))
+    if attempt is not None and not attempt.may_name_another():
+        return 0  # It ends the handshake.
     if attempt is not None and size == _NAME_BYTES:
         secret = attempt.find(bytes(_ffi.buffer(name, size)))
         if secret is not None:

@@ -152,7 +152,9 @@ async def _shake_hands(
     if not chain:
         raise HandshakeError("the peer showed no certificate", reason=Reason.HANDSHAKE_FAILED)
     peer = verifier.verify_presented(chain, now=time.time())
-    # Older releases keep no secrets, and are offered none.
-    if attempt is not None and tls.get_alpn_proto_negotiated() == ALPN:
-        attempt.keep(chain)
+    if attempt is not None:
+        attempt.count()
+        # Release 0.1 keeps no secrets, and is offered none.
+        if tls.get_alpn_proto_negotiated() == ALPN:
+            attempt.keep(chain)
     return peer

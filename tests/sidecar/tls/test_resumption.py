@@ -249,6 +249,73 @@ async def test_a_secret_of_another_key_fails() -> None:
         assert outcome.reason == Reason.HANDSHAKE_FAILED
 
 
+async def test_a_client_that_leaves_during_a_resumed_handshake_isnt_called_untrusted() -> None:
+    """OpenSSL has a result of no verification then, which isn't "OK"."""
+    ends = Ends()
+    await ends.connect()
+    near, far = tcp_pair()
+    loop, client = asyncio.get_running_loop(), ends.client
+    context = client.contexts.get(client.credential, client.bundle, Role.INITIATOR)
+    keys = Keys(context=context, credential=client.credential, verifier=client.verifier)
+
+    async def leave() -> None:
+        tls = SSL.Connection(context, None)
+        tls.set_connect_state()
+        binding = handshake_module._bind(keys, "db")
+        with resumption.resuming(tls, client.secrets, binding, Role.INITIATOR), pytest.raises(SSL.WantReadError):
+            tls.do_handshake()
+        await loop.sock_sendall(near, tls.bio_read(65536))
+        async with asyncio.timeout(120):
+            assert await loop.sock_recv(near, 1)
+        near.close()
+
+    _, refused = await asyncio.gather(leave(), ends.server.establish(far, None, True), return_exceptions=True)
+    assert isinstance(refused, HandshakeError)
+    assert refused.reason == Reason.HANDSHAKE_FAILED
+    assert len(ends.server.secrets) == PER_HANDSHAKE - 1  # One was taken: the handshake would have rested on it.
+
+
+def name_secrets(hello: bytes, count: int) -> bytes:
+    """Have a ClientHello, one record without a pre-shared key, name so many (RFC 8446, section 4.2.11)."""
+
+    def vector(data: bytes) -> bytes:
+        return len(data).to_bytes(2, "big") + data
+
+    body = hello[9:]
+    at = 34
+    at += 1 + body[at]  # The session's ID.
+    at += 2 + int.from_bytes(body[at : at + 2], "big")  # The cipher suites.
+    at += 1 + body[at]  # The compression methods.
+    names = b"".join(vector(b"%d" % number) + bytes(4) for number in range(count))
+    keys = vector(names) + vector(bytes([32]) + bytes(32))
+    body = body[:at] + vector(body[at + 2 :] + b"\x00\x29" + vector(keys))
+    return b"\x16\x03\x01" + vector(b"\x01" + len(body).to_bytes(3, "big") + body)
+
+
+@pytest.mark.parametrize(("count", "is_refused"), [(1, False), (8, False), (9, True), (1500, True)])
+async def test_a_stranger_that_names_many_secrets_is_refused_before_they_are_looked_for(
+    count: int, is_refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each costs a call into Python, and a ClientHello has room for two thousand."""
+    ends, asked = Ends(), []
+    monkeypatch.setattr(resumption.Attempt, "find", lambda _, name: asked.append(name))
+    monkeypatch.setattr(resumption, "_NAME_BYTES", 1)
+    contexts = [end.contexts.get(end.credential, end.bundle, end.role) for end in (ends.client, ends.server)]
+    client, server = (SSL.Connection(context, None) for context in contexts)
+    client.set_connect_state()
+    server.set_accept_state()
+    with pytest.raises(SSL.WantReadError):
+        client.do_handshake()
+    server.bio_write(name_secrets(client.bio_read(65536), count))
+    with (
+        resumption.resuming(server, Secrets(), "db", Role.RESPONDER),
+        pytest.raises(SSL.Error) as caught,
+    ):
+        server.do_handshake()
+    assert isinstance(caught.value, SSL.WantReadError) is not is_refused
+    assert len(asked) == min(count, 8)
+
+
 async def test_a_row_of_resumed_handshakes_is_no_longer_than_one_secret_may_be_old() -> None:
     ends, now = Ends(), [1000.0]
     ends.client.secrets, ends.server.secrets = (Secrets(read_clock=lambda: now[0]) for _ in range(2))
@@ -292,13 +359,14 @@ async def test_of_a_tunnel_of_an_older_protocol_no_secret_is_kept(monkeypatch: p
     await ends.connect()
     await ends.connect()
     assert [len(end.secrets) for end in (ends.client, ends.server)] == [0, 0]
-    assert (ends.client.secrets.resumed, ends.server.secrets.resumed) == (0, 0)
+    assert [(end.secrets.full, end.secrets.resumed) for end in (ends.client, ends.server)] == [(2, 0), (2, 0)]
 
 
 async def test_without_the_bindings_each_handshake_is_a_whole_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resumption, "IS_AVAILABLE", False)
     ends = Ends()
     assert [await ends.count() for _ in range(2)] == [FULL, FULL]
+    assert [len(end.secrets) for end in (ends.client, ends.server)] == [0, 0]
 
 
 async def test_a_session_of_openssls_own_counts_for_nothing() -> None:
