@@ -18,7 +18,7 @@ from ca.store.edges.edge import DraftedEdge, EdgeKey
 from ca.store.history.generations import BEFORE, MAX_GENERATIONS, Generation
 from ca.store.store import Store
 from shared.model.adoption.blockers import find_allowed, find_namespaces, list_missing_changes
-from shared.model.adoption.fixes import Fix, FixKind
+from shared.model.adoption.fixes import Fix, FixKind, advise
 from shared.model.adoption.seen import Seen, name_end
 from shared.model.policy.decision import Answer, DraftVerdict, PartyRecord, is_stricter
 from shared.model.policy.reasons import Reason
@@ -35,6 +35,11 @@ from shared.model.policy.rules import (
 from shared.model.wire.admin import DecidedOtherwise, DraftView
 
 MAX_SHOWN: Final = 1000
+# What approvals, or other namespaces' rules, settle. What else refuses a connection is of the process, the socket or
+# the address, which edges don't keep: decided again without them, it would pass.
+_SETTLING: Final = frozenset({
+    Reason.PROGRAM_NOT_APPROVED, Reason.LISTENER_NOT_APPROVED, Reason.NO_RULE, Reason.FOREIGN_NOT_ALLOWED,
+})  # fmt: skip
 # Both verdicts, the draft's reason and rule, both ends with their programs, the port.
 _Key = tuple[str, str, Reason, str, str, str, str, str, int]
 
@@ -187,11 +192,19 @@ def add_fixes(
     is_allowed = find_allowed(seen, drafted, check=check)
     refused, settled = [], []
     for each, fixes, is_settled in zip(denied, missing, is_allowed, strict=True):
-        if is_settled:
+        if is_settled and _may_settle(each.changed, drafted):
             settled.append(each.changed)
         else:
             refused.append(msgspec.structs.replace(each.changed, fixes=fixes or (_advise(each.changed),)))
     return tuple(refused), tuple(settled)
+
+
+def _may_settle(changed: DecidedOtherwise, drafted: Mapping[str, NamespaceState]) -> bool:
+    """Tell whether what refused it can have changed since: an approval, or rules; a deny rule, if it is gone."""
+    if changed.reason is not Reason.DENY_RULE:
+        return changed.reason in _SETTLING
+    namespace, _, name = changed.rule.partition("/")
+    return namespace in drafted and all(rule.name != name for rule in drafted[namespace].rules)
 
 
 def _advise(changed: DecidedOtherwise) -> Fix:
@@ -199,6 +212,8 @@ def _advise(changed: DecidedOtherwise) -> Fix:
         return Fix(
             kind=FixKind.ADVICE, advice=f"The rule {changed.rule} denies it: change that rule if it should pass."
         )
+    if changed.reason not in _SETTLING:
+        return advise(changed.reason)
     return Fix(kind=FixKind.ADVICE, advice="By now a deny rule refuses it: `touchmark explain` names the rule.")
 
 

@@ -84,6 +84,28 @@ def test_what_would_let_it_pass_goes_by_the_drafts_rules() -> None:
     assert ruled.rule == "shop/no"
 
 
+def test_what_edges_dont_keep_is_never_taken_for_settled() -> None:
+    """An edge has neither the process's origin nor a member's address: without them all would pass."""
+    origin = msgspec.structs.replace(DENIED, reason=Reason.PROCESS_ORIGIN)
+    ruled = msgspec.structs.replace(DENIED, reason=Reason.DENY_RULE, rule="shop/no")
+    gone = msgspec.structs.replace(DENIED, reason=Reason.DENY_RULE, rule="shop/former")
+    denied, _ = count_otherwise([make(Direction.EGRESS, 3 - at, each) for at, each in enumerate((origin, ruled, gone))])
+    key = denied[0].newest.key
+    programs = [
+        (party.workload.partition("/")[2], parse_program(party.program)) for party in (key.source, key.destination)
+    ]
+    rules = (
+        Rule(name="no", action=Action.DENY, peers=(Peer(unidentified=True, cidrs=("198.18.0.0/24",)),)),
+        Rule(name="all", action=Action.ALLOW),
+    )
+    draft = PolicyDraft(number=2, rules=rules, requires=(Requirement.CONTAINER_ORIGIN,))
+    state = with_approvals(NamespaceState(namespace="shop", draft=draft), programs)
+    refused, settled = add_fixes(denied, {"shop": state})
+    assert [each.reason for each in refused] == [Reason.PROCESS_ORIGIN, Reason.DENY_RULE]
+    assert "containerOrigin" in refused[0].fixes[0].advice
+    assert [each.rule for each in settled] == ["shop/former"]
+
+
 async def test_a_draft_is_outdated_once_the_rules_in_force_are_others(tmp_path: Path) -> None:
     """To put it in force would take the newer ones back."""
     rule = Rule(name="none", action=Action.DENY)
