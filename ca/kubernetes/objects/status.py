@@ -34,6 +34,7 @@ OBJECT_S: Final = 2.0
 MAX_PATCHES: Final = 50  # In one turn; the rest has its turn in the next.
 AT_ONCE: Final = 4
 _ECHO_S: Final = 10.0  # A patch is expected to come back by the watch within this time.
+_OF_POLICIES: Final = ("mode", "version", "sidecars", "installed", "waiting", "workloadModes")
 _log = structlog.get_logger("touchmark.ca")
 
 
@@ -77,6 +78,9 @@ def make_status(
             known_modes = value.status.get("workloadModes")
             gone = dict.fromkeys(known_modes) if isinstance(known_modes, dict) else {}
             status["workloadModes"] = {**gone, **plain_workload_modes(workload_modes)}
+    else:
+        # A CA of before took a draft for an invalid policy, and said what is in force beside it.
+        status |= {name: None for name in _OF_POLICIES if name in value.status}
     return status
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -236,3 +237,19 @@ def test_workloads_modes_are_said_and_one_that_is_gone_is_removed_by_null() -> N
     was = {**policy({}), "status": {"workloadModes": {"db": "explicit", "web": "explicit"}}}
     assert make(was, "db") == {"db": "explicit", "web": None}
     assert make({**policy({}), "status": {"workloadModes": {}}}) == {}, "what is written is what is wanted: no more"
+
+
+def test_what_an_older_ca_said_of_a_draft_as_of_a_policy_is_removed() -> None:
+    """Else it would stand there for ever, and be written again at each turn."""
+    draft = make_object(policy({"draft": True}, name="draft"))
+    outcome = Outcome(uid="u1", generation=1, is_accepted=True, reason="Draft", message="")
+    found = Acknowledgements(namespace="shop", version=3, total=2, installed=1, waiting=("web-1",))
+    modes = make_modes({"db": Mode.EXPLICIT})
+    before = make_status(
+        draft, outcome, mode=Mode.EXPLICIT, workload_modes=modes, acknowledgements=found, now="2026-01-01T00:00:00Z"
+    )
+    scribbled = dataclasses.replace(draft, status=before)
+    patch = make_status(scribbled, outcome, now="2026-01-02T00:00:00Z")
+    left = {name: value for name, value in {**before, **patch}.items() if value is not None}
+    assert sorted(left) == ["conditions", "observedGeneration"]
+    assert make_status(dataclasses.replace(draft, status=left), outcome, now="2026-01-03T00:00:00Z") == left
