@@ -365,7 +365,7 @@ class ClusterPolicyBackend:
         """Write documents, after the API server has tried all of them, and wait a while for the CA.
 
         Programs first: a policy that makes its namespace explicit is judged by the approvals that come with it. A
-        policy takes the place of the MeshPolicy that was ``seen`` and of no later one; None: of any.
+        policy takes the place of the MeshPolicy that was ``seen``, as a whole, and of no later one; None: of any.
         """
         made = objects.make_objects(documents)
         if is_forced:
@@ -374,7 +374,9 @@ class ClusterPolicyBackend:
                 for kind, value in made
             ]
         for kind, value in made:
-            await self._write(kind, await self._keep(value), manager=FIELD_MANAGER, dry_run=True)
+            tried = await self._write(kind, await self._keep(value), manager=FIELD_MANAGER, dry_run=True)
+            if seen is not None:
+                objects.refuse_leftovers(tried, value)
         applied: dict[int, Applied] = {}
         for wanted in (PROGRAMS, MESH_POLICIES):
             written = {

@@ -14,7 +14,7 @@ from cli.backends.base import ModeState
 from cli.cluster.connection import MESH_POLICIES, PROGRAMS, Kind, Object
 from cli.cluster.faults import OwnedElsewhereError
 from shared.model.adoption.approval_name import list_names
-from shared.model.errors import DocumentError, TouchmarkError
+from shared.model.errors import ConflictError, DocumentError, TouchmarkError
 from shared.model.identity.program import parse_program
 from shared.model.kubernetes.contract import APPROVED_BY, FIELD_MANAGER, FORCE_EXPLICIT
 from shared.model.policy.documents import (
@@ -22,12 +22,14 @@ from shared.model.policy.documents import (
     DRAFT_NAME,
     POLICY_NAME,
     Document,
+    MeshPolicyDocument,
     ModeTrial,
     ProgramDocument,
     make_plain,
     plain_code,
     plain_trial,
     read_code,
+    read_document,
 )
 from shared.model.policy.modes import make_modes
 from shared.model.policy.rules import Mode
@@ -275,6 +277,37 @@ def describe_strangers(kept: Object, written: Object) -> str:
 
     others = [name for name in names(kept) if name not in names(written)]
     return f"it also has rules of another tool: {', '.join(others)}" if others else ""
+
+
+def refuse_leftovers(tried: Object, written: Object) -> None:
+    """Refuse to put a draft in force where what another tool wrote would stay in force beside it, as no draft said.
+
+    Arguments:
+        tried: the policy as it would be.
+        written: the draft as a policy.
+
+    Raises:
+        ConflictError: something would stay.
+    """
+    kept, wanted = (read_document({**written, "spec": value.get("spec") or {}}) for value in (tried, written))
+    if not isinstance(kept, MeshPolicyDocument) or not isinstance(wanted, MeshPolicyDocument):
+        raise TypeError("a policy is tried")
+    left = [f"rule {rule.name}" for rule in kept.rules if rule not in wanted.rules]
+    left += [f"requirement {each}" for each in kept.requires if each not in wanted.requires]
+    if kept.group_label not in ("", wanted.group_label):
+        left.append("group")
+    if wanted.workload_modes is not None:
+        named = {each.service_account for each in wanted.workload_modes}
+        others = [each.service_account for each in kept.workload_modes or () if each.service_account not in named]
+        left += [f"mode of {name}" for name in others if name not in list_removable(tried, others)]
+    if left:
+        name = f"MeshPolicy {wanted.namespace}/{POLICY_NAME}"
+        raise ConflictError(
+            f"nothing is put in force: another tool wrote what would stay in {name}, though the draft doesn't say it:"
+            f" {', '.join(left)}",
+            hint=f"write the draft's content into {name} with that tool; `touchmark policy draft {wanted.namespace}"
+            " --yaml -k` prints it",
+        )
 
 
 def _make_object(kind: str, namespace: str, name: str, spec: Mapping[str, Any]) -> Object:

@@ -86,7 +86,7 @@ async def look(cluster: Cluster, client: AdminClient, namespace: str) -> SeenDra
     drafted = await cluster.find(MESH_POLICIES, namespace, DRAFT_NAME)
     view = await client.get_draft(namespace)
     for name, value in ((POLICY_NAME, policy), (DRAFT_NAME, drafted)):
-        if value is not None and not _is_observed(value):
+        if value is not None and not _is_taken(value):
             raise _unseen(namespace, name)
     if drafted is None:
         if view.is_object:
@@ -138,8 +138,13 @@ def make_document(view: DraftView) -> MeshPolicyDocument:
     )
 
 
-def _is_observed(value: Object) -> bool:
+def _is_taken(value: Object) -> bool:
+    """Tell whether the CA goes by what the object says: of one that it refuses, what was before is in force."""
     status = value.get("status") or {}
+    if not any(
+        each.get("type") == "Accepted" and each.get("status") == "True" for each in status.get("conditions") or ()
+    ):
+        return False
     return int(status.get("observedGeneration") or -1) >= note_object(value).generation
 
 

@@ -151,3 +151,34 @@ def test_a_draft_object_is_put_in_force_by_the_command_alone(
     assert server.kubectl.get("mp", "draft", "-n", shop)["spec"] == {"draft": True, "workloadModes": {}}
     assert run(["policy", "delete", "-f", str(file)]) == ExitCode.SUCCESS
     assert server.kubectl("get", "mp", "-n", shop, "-o", "name").split() == ["meshpolicy.touchmark.dev/default"]
+
+
+@pytest.mark.usefixtures("ca")
+def test_a_draft_that_takes_another_tools_rule_away_isnt_put_in_force_without_that(
+    server: ApiServer, shop: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Server-side apply would leave the rule, in force beside what sidecars evaluated without it."""
+    old = {**RULE, "name": "old"}
+
+    def write(name: str, spec: dict[str, Any]) -> None:
+        server.kubectl.apply(placed(policy(spec, name=name), shop))
+
+        def is_taken() -> bool:
+            found = server.kubectl.get("mp", name, "-n", shop)
+            seen = found.get("status", {})
+            return seen.get("observedGeneration") == found["metadata"]["generation"] and accepted(seen) == "True"
+
+        wait_until(is_taken, timeout_s=DEADLINE_S)
+
+    write("default", {"rules": [old, RULE]})
+    write("draft", {"draft": True, "rules": [RULE]})
+    promote = ["policy", "draft", shop, "--promote", "--ignore-lint"]
+    capsys.readouterr()
+    assert run(promote) == ExitCode.CONFLICT
+    assert "though the draft doesn't say it: rule old" in capsys.readouterr().err
+    assert server.kubectl.get("mp", "default", "-n", shop)["spec"]["rules"] == [old, RULE]
+    assert server.kubectl.get("mp", "draft", "-n", shop)["spec"]["draft"] is True
+    write("default", {"rules": [RULE]})
+    write("draft", {"draft": True, "rules": [RULE, old]})
+    assert run(promote) == ExitCode.SUCCESS
+    assert server.kubectl.get("mp", "default", "-n", shop)["spec"]["rules"] == [RULE, old]

@@ -112,6 +112,35 @@ def test_a_policy_that_was_changed_since_the_look_is_not_written_over(
     assert not world.asked(f"DELETE {POLICIES}/draft")
 
 
+@pytest.mark.parametrize("name", ["default", "draft"])
+def test_nothing_is_put_in_force_beside_an_object_that_the_ca_refuses(world: FakeAPI, name: str) -> None:
+    """What was in force before it still is, and its own content would be lost unseen."""
+    refused = make(name, SPEC if name == "draft" else {"mode": "permissive"})
+    refused["status"]["conditions"] = [{"type": "Accepted", "status": "False", "message": "no"}]
+    world.answers[f"GET {POLICIES}/{name}"] = refused
+    assert run(PROMOTE) == ExitCode.CONFLICT
+    assert not list_written(world)
+
+
+def test_a_draft_isnt_put_in_force_where_another_tools_fields_would_stay_beside_it(
+    world: FakeAPI, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Server-side apply leaves them: an allow rule that the draft takes away would stay in force."""
+    kept = {
+        **SPEC,
+        "draft": False,
+        "rules": [*SPEC["rules"], {"name": "old", "action": "allow"}],
+        "group": {"label": "team"},
+        "requires": ["matchingAddress"],
+        "workloadModes": {"db": "permissive", "web": "permissive"},
+    }
+    world.answers[f"PATCH {POLICIES}/default"] = make("default", kept, generation=2, observed=2)
+    assert run(PROMOTE) == ExitCode.CONFLICT
+    assert "doesn't say it: rule old, requirement matchingAddress, group, mode of web" in capsys.readouterr().err
+    assert not list_written(world)
+    assert not world.asked(f"DELETE {POLICIES}/draft")
+
+
 def test_a_draft_that_is_newer_than_what_went_in_force_stays(
     world: FakeAPI, capsys: pytest.CaptureFixture[str]
 ) -> None:
