@@ -20,6 +20,9 @@ def postgresql() -> Iterator[PostgreSQL]:
     server = PostgreSQL(programs)
     try:
         server.start()
+        with pytest.MonkeyPatch.context() as patches:
+            unhurry(patches)
+            server.make_template()
         yield server
     finally:
         server.close()
@@ -45,4 +48,5 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     if kind == "postgresql":
         server: PostgreSQL = request.getfixturevalue("postgresql")
         monkeypatch.setattr(founded, "locate", server.url_for)
+        monkeypatch.setattr(founded, "provide", server.provide)
     return kind

@@ -23,6 +23,7 @@ from ca.store.records import JoinGrant
 from ca.store.store import Store
 from shared.model.identity.identity import Workload
 from shared.model.wire.messages import Registration
+from tests.ca.migrated import provide_sqlite
 
 NOW = 1_790_000_000.0
 TRUST_DOMAIN = "touchmark.local"
@@ -30,6 +31,8 @@ WEB = Workload(namespace="shop", service_account="web")
 DATABASE = Workload(namespace="shop", service_account="db")
 # Where a store is that a test opens by a directory: tests/ca/conftest.py puts a database in its place.
 locate: Callable[[Path], str | Path] = Path
+# Makes the tables there by copying them, unless a store is there.
+provide: Callable[[Path], None] = provide_sqlite
 KEK = KeyEncryptionKey(key=bytes(range(32)), origin=KekOrigin.FILE)
 
 
@@ -47,6 +50,7 @@ async def opened(
     directory: Path, *, now: float = NOW - 1, kek: KeyEncryptionKey = KEK, replica: str = ""
 ) -> AsyncIterator[Founded]:
     """Open, or open again, the CA core in a directory."""
+    provide(directory)
     store = await Store.open(locate(directory), trust_domain=TRUST_DOMAIN, replica=replica)
     try:
         authorities = await Authorities.open(store, kek, now=now)

@@ -24,9 +24,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
+from tests.ca.migrated import migrate
 from tests.free_ports import free_port
 
 USER = "touchmark"
+_TEMPLATE = "migrated"
 
 
 def find_programs() -> Path | None:
@@ -75,6 +77,7 @@ class PostgreSQL:
             "fsync": "off",
             "synchronous_commit": "off",
             "full_page_writes": "off",
+            "autovacuum": "off",  # It connects to any database, and one with connections can't be copied.
             "max_connections": "200",
             "shared_buffers": "32MB",
             "ssl": "on",
@@ -117,7 +120,20 @@ class PostgreSQL:
 
     def url_for(self, directory: Path) -> str:
         """Return the URL of the database that takes a data directory's place."""
-        return self.url("d" + hashlib.sha256(str(directory).encode()).hexdigest()[:16])
+        return self.url(_name(directory))
+
+    def make_template(self) -> None:
+        """Make what ``provide`` copies, before anyone asks for it. Nobody can connect to it then."""
+        migrate(self.url(_TEMPLATE))
+        self.execute("postgres", f'ALTER DATABASE "{_TEMPLATE}" ALLOW_CONNECTIONS false')
+        self.restart()  # A connection that its client has closed may last on a busy machine: all have ended now.
+
+    def provide(self, directory: Path) -> None:
+        """Make the database that takes a data directory's place as a copy of the template, unless it is there."""
+        name = _name(directory)
+        if name not in self._made:
+            self._made.add(name)
+            self.execute("postgres", f'CREATE DATABASE "{name}" TEMPLATE "{_TEMPLATE}"')
 
     def execute(self, database: str, statement: str) -> None:
         """Run one statement, in single-user fashion through ``psql``."""
@@ -153,6 +169,10 @@ class PostgreSQL:
                 if self._process.poll() is not None or time.monotonic() > deadline:
                     raise AssertionError((self._directory / "log").read_text()[-2000:]) from None
                 time.sleep(0.1)
+
+
+def _name(directory: Path) -> str:
+    return "d" + hashlib.sha256(str(directory).encode()).hexdigest()[:16]
 
 
 def _write_certificate(certificate: Path, key_file: Path) -> None:

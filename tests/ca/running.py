@@ -43,6 +43,7 @@ from shared.model.wire.messages import (
     encode_message,
 )
 from shared.model.wire.protocol import list_subprotocols
+from tests.ca.migrated import provide_sqlite
 from tests.shared.model.policy.records import make_record
 
 WEB = Program(digest="aa" * 32)
@@ -65,13 +66,21 @@ class ShiftedClock:
 
 @contextlib.asynccontextmanager
 async def running_ca(
-    directory: Path, *, clock: Callable[[], float] = time.time, **options: Any
+    directory: Path, *, clock: Callable[[], float] = time.time, is_migrated: bool = True, **options: Any
 ) -> AsyncIterator[RunningCA]:
-    """Run a CA whose files lie in a directory, on a free port of 127.0.0.1."""
+    """Run a CA whose files lie in a directory, on a free port of 127.0.0.1.
+
+    Arguments:
+        is_migrated: it finds the tables of a new store; else nothing, as at a first start, and makes them itself. A
+            database that the options name is left as it is.
+    """
     configuration = Configuration(
         data_dir=directory / "data", kek_file=directory / "kek", admin_socket=directory / "admin.sock", port=0
     )
-    async with run_ca(replace(configuration, **options), clock=clock) as services:
+    configuration = replace(configuration, **options)
+    if is_migrated and not configuration.database:
+        provide_sqlite(configuration.data_dir)
+    async with run_ca(configuration, clock=clock) as services:
         yield services
 
 

@@ -23,6 +23,7 @@ from shared.model.trust.bundle import AuthorityPhase
 from tests.ca import founded
 from tests.ca.backup.backups import LATER, open_backup, restore, take
 from tests.ca.founded import DATABASE, KEK, NOW, TRUST_DOMAIN, WEB, join, make_csr, make_rotation, opened
+from tests.ca.migrated import provide_sqlite
 from tests.ca.postgresql import PostgreSQL
 from tests.ca.running import make_decision
 
@@ -84,6 +85,7 @@ async def test_of_sqlite_into_postgresql_and_back(
         await fill(core)
         file, pin = await take(core.store), core.authorities.root_pin
     monkeypatch.setattr(founded, "locate", postgresql.url_for if backend == "sqlite" else Path)
+    monkeypatch.setattr(founded, "provide", postgresql.provide if backend == "sqlite" else provide_sqlite)
     await restore(file, tmp_path / "other")
     async with opened(tmp_path / "other", now=LATER) as core:
         assert core.authorities.root_pin == pin

@@ -21,7 +21,7 @@ from tests.ca.running import Admin, FakeSidecar, ShiftedClock, eventually, runni
 
 async def test_a_port_in_use_leaves_no_store_behind(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(UnavailableError, match="can't listen on"):
-        async with running_ca(tmp_path, port=taken.getsockname()[1]):
+        async with running_ca(tmp_path, port=taken.getsockname()[1], is_migrated=False):
             pass
     assert not (tmp_path / "data" / "touchmark.db").exists()
 
@@ -35,7 +35,7 @@ async def test_a_store_of_another_trust_domain_is_refused(tmp_path: Path) -> Non
 
 
 async def test_started_again_it_is_the_same_ca_and_nobody_is_connected(tmp_path: Path) -> None:
-    async with running_ca(tmp_path) as services:
+    async with running_ca(tmp_path, is_migrated=False) as services:
         pin = services.authorities.root_pin
         sidecar = FakeSidecar(services)
         await sidecar.__aenter__()
