@@ -215,17 +215,14 @@ class Leadership:
         held, self._held_until = self.is_leader, float("-inf")
         if not held or self._lease is None or self.holder != self.identity:
             return
-        # A duration of one second: also a replica that reads times doesn't wait.
-        spec = LeaseSpec(
-            holder_identity="",
-            lease_duration_seconds=1,
-            acquire_time=self._lease.spec.acquire_time,
-            renew_time=_format_time(),
-            lease_transitions=self._lease.spec.lease_transitions,
-        )
         try:
             async with asyncio.timeout(RELEASE_S):
-                await self._send(self._lease, spec)
+                try:
+                    await self._send(self._lease, _release_spec(self._lease))
+                except ConflictError:
+                    # A renewal that was cancelled has reached the server all the same, or somebody annotated it.
+                    if await self._look(CALL_S) and self.holder == self.identity:
+                        await self._send(self._lease, _release_spec(self._lease))
         except (TouchmarkError, TimeoutError) as error:
             _log.warning("lease_not_released", error=str(error))
         self.holder = ""
@@ -236,6 +233,16 @@ class Leadership:
         if fault != self._fault:
             self._fault = fault
             _log.warning("lease_unreachable", identity=self.identity, message=fault)
+
+
+def _release_spec(held: Lease) -> LeaseSpec:
+    return LeaseSpec(
+        holder_identity="",
+        lease_duration_seconds=1,  # Also a replica that reads times doesn't wait.
+        acquire_time=held.spec.acquire_time,
+        renew_time=_format_time(),
+        lease_transitions=held.spec.lease_transitions,
+    )
 
 
 def _format_time() -> str:

@@ -25,6 +25,7 @@ FACTOR = 4.0
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("LEASE_S", "RENEW_DEADLINE_S", "RETRY_S", "CALL_S"):
         monkeypatch.setattr(lease_module, name, getattr(lease_module, name) / FACTOR)
+    monkeypatch.setattr(lease_module, "RELEASE_S", DEADLINE_S)
 
 
 @pytest.fixture
@@ -129,6 +130,21 @@ async def test_the_first_leads_and_gives_the_lease_back(tmp_path: Path) -> None:
                 assert leases.writes > 3
         assert leases.holder == ""
         assert leases.lease is not None and leases.lease["spec"]["leaseDurationSeconds"] == 1
+
+
+@pytest.mark.usefixtures("_long_leases")
+async def test_it_is_given_back_after_a_renewal_whose_answer_was_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The Lease has another version then than the one that its holder knows; so it has after an annotation."""
+    monkeypatch.setattr(lease_module, "RETRY_S", 10 * DEADLINE_S)  # Nothing renews it in between.
+    leases = Leases()
+    async with faked(tmp_path, leases.serve) as client:
+        replica = Replica(client, "one")
+        async with standing(replica):
+            await eventually(lambda: replica.working)
+            leases.touch()
+        assert leases.holder == ""
 
 
 @pytest.mark.usefixtures("_long_leases")

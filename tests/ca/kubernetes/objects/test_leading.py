@@ -47,6 +47,7 @@ class Server(Leases):
 
 async def test_nothing_is_deleted_before_everything_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease_module, "RETRY_S", 0.1)
+    monkeypatch.setattr(lease_module, "RELEASE_S", 60.0)
     server = Server()
     async with running_ca(tmp_path) as services, faked(tmp_path, server.serve) as client:
         await services.store.namespaces.put_policy("bank", rules=(), group_label="team")
