@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import dataclasses
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
