@@ -29,6 +29,7 @@ from cli.cluster import draft_object
 from cli.cluster.connection import MESH_POLICIES, PROGRAMS, SELF_REVIEWS, Cluster, Kind, Object
 from cli.cluster.draft_object import SeenDraft, SeenObject
 from cli.cluster.faults import ChangedError, ForbiddenError, NoCAPodError, OwnedElsewhereError
+from cli.cluster.observation import cron_jobs
 from cli.cluster.port_forward import forward_admin
 from shared.model.adoption.approval_name import choose_name, list_names
 from shared.model.adoption.lint import Surroundings
@@ -84,7 +85,8 @@ class ClusterPolicyBackend:
 
     async def get_readiness(self, namespace: str, *, since_s: float, workload: str = "") -> Readiness:
         """Return what ``explicit`` would have refused."""
-        return await (await self._reach_admin()).get_readiness(namespace, since_s=since_s, workload=workload)
+        found = await (await self._reach_admin()).get_readiness(namespace, since_s=since_s, workload=workload)
+        return await cron_jobs.complete(self._cluster, found)
 
     async def list_decisions(self, query: Mapping[str, str]) -> DecisionList:
         """Return decisions."""

@@ -149,6 +149,7 @@ def make_actions(target: Target) -> Actions:
 
 def make_answers(connection: Connection, target: Target) -> Answers:
     """Return what the page may ask, in the words of the commands."""
+    from cli.backends.session import find_gaps
     from cli.backends.target import write_options
     from cli.cluster.draft_object import make_document
     from cli.commands.decisions import find_fixes
@@ -161,6 +162,7 @@ def make_answers(connection: Connection, target: Target) -> Answers:
         cause=describe_cause,
         fix=lambda fix, reason, path: describe_fix(fix, reason, path=path, target_options=options),
         notes=lambda view: describe_limits(make_document(view)),
+        gaps=lambda namespace, since: find_gaps(target, namespace, since=since),
         fixes=find_fixes,
     )
     return Answers(connection, words, target=describe_target(target), options=options)

@@ -104,12 +104,13 @@ class ShownReadiness(_Answer, frozen=True):
 
 
 class ShownCoverage(_Answer, frozen=True):
-    """How much was observed; ``now`` is the CA's clock's, as far as this machine knows."""
+    """How much was observed; ``now`` is the CA's clock's, as far as this machine knows. ``gaps``: of all workloads."""
 
     namespace: str
     now: float
     workloads: tuple[WorkloadCoverage, ...]
     is_truncated: bool
+    gaps: tuple[str, ...] = ()
 
 
 class PlacedNode(_Answer, frozen=True):
