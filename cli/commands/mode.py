@@ -167,7 +167,9 @@ def mode(
             return _show(await backend.get_mode(namespace), target_options=target_options, as_json=as_json)
         if target is not None:
             await require_known(backend, namespace, workloads, is_forced=force)
-        if not force and (check or not workloads):
+        # To permissive in a cluster: a break-glass, which waits for nobody; the API server knows its namespaces.
+        is_checked = target is Mode.EXPLICIT or not options.get_target(context).in_cluster
+        if not force and (check or (is_checked and not workloads)):
             await require_known_namespace(backend, namespace, is_switch=not check)
         becomes = target or (await backend.get_mode(namespace)).mode or Mode.EXPLICIT
         readiness: list[Readiness] = []
