@@ -116,8 +116,9 @@ class RenewalKey:
         """Where it is kept, for people."""
         if self._directory is None:
             return "memory"
-        is_bound = self._tpm is not None and self._kept.key.startswith(_IN_TPM)
-        return f"{self._directory.path}, bound to the TPM {self._tpm.path}" if is_bound else str(self._directory.path)
+        if self._tpm is not None and self._kept.key.startswith(_IN_TPM):
+            return f"{self._directory.path}, bound to the TPM {self._tpm.path}"
+        return str(self._directory.path)
 
     async def offer(self) -> bytes:
         """Return the request (DER) by which the CA learns the key when the sidecar joins.

@@ -69,9 +69,10 @@ _FORMAT_ONE, _FORMAT_ONE_ERROR = 0x080, 0x0BF
 class _TpmError(UnavailableError):
     """The TPM answers with an error."""
 
-    def __init__(self, path: Path, code: int) -> None:
-        super().__init__(f"the TPM {path} refuses: error {code:#x}", hint="`tpm2_rc_decode` explains it")
-        self.code = code & _FORMAT_ONE_ERROR if code & _FORMAT_ONE else code
+    def __init__(self, path: Path, response: int) -> None:
+        super().__init__(f"the TPM {path} refuses: error {response:#x}", hint="`tpm2_rc_decode` explains it")
+        # Without the number of the handle or parameter that it is about.
+        self.response = response & _FORMAT_ONE_ERROR if response & _FORMAT_ONE else response
 
 
 class Tpm:
@@ -146,7 +147,7 @@ class Tpm:
                     work,
                 )
             except _TpmError as error:
-                if error.code in (_BAD_AUTH, _AUTH_FAIL):
+                if error.response in (_BAD_AUTH, _AUTH_FAIL):
                     raise UnavailableError(
                         f"the owner hierarchy of the TPM {self.path} has a password",
                         hint="a sidecar has none to give: take the password away, or leave out --tpm",
@@ -170,7 +171,7 @@ class Tpm:
         try:
             answer = self._ask(_LOAD, parent, key.blob[len(MARK) :], returns_handle=True)
         except _TpmError as error:
-            if error.code == _INTEGRITY:
+            if error.response == _INTEGRITY:
                 raise InputError(
                     f"the TPM {self.path} doesn't know the renewal key: it was made by another one, or before this one"
                     " was cleared",
@@ -194,8 +195,8 @@ class Tpm:
             raise UnavailableError(f"the TPM {self.path} doesn't answer: {error.strerror or error}") from error
         if len(answer) < _HEADER.size or _HEADER.unpack_from(answer)[1] != len(answer):
             raise UnavailableError(f"the TPM {self.path} gives an answer that is none")
-        if code := _HEADER.unpack_from(answer)[2]:
-            raise _TpmError(self.path, code)
+        if response := _HEADER.unpack_from(answer)[2]:
+            raise _TpmError(self.path, response)
         answer = answer[_HEADER.size :]
         if handle is None:
             return answer

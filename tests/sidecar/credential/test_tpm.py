@@ -150,7 +150,12 @@ async def test_a_tpm_that_is_gone_or_silent_is_an_outage_and_none_is_filled(
             silent.draw()
         taken.recv(4096)
         monkeypatch.setattr(module, "_DEADLINE_S", 60.0)
-        answering = threading.Thread(target=lambda: (taken.recv(4096), taken.sendall(b"nonsense")))
+
+        def answer() -> None:
+            taken.recv(4096)
+            taken.sendall(b"nonsense")
+
+        answering = threading.Thread(target=answer)
         answering.start()
         with pytest.raises(UnavailableError, match="an answer that is none"):
             silent.draw()
