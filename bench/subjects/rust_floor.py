@@ -108,7 +108,7 @@ def main() -> int:
         with tempfile.TemporaryDirectory(prefix="touchmark-bench-") as directory:
             material = write_material(Path(directory))
             client, server = ([*side_arguments(side, material, {}, reuses=True)[1:4]] for side in ("client", "server"))
-            command = [build(), "handshakes", *client, *server, str(_HANDSHAKES)]
+            command = [str(build()), "handshakes", *client, *server, str(_HANDSHAKES)]
             print(run_tool(command, timeout_s=_HANDSHAKES_TIMEOUT_S), end="")
     except BenchError as error:
         print(f"✗ {error.message} {error.hint}", file=sys.stderr)
