@@ -26,6 +26,7 @@ from tests.ca.running import DEADLINE_S, FakeSidecar, make_decision, running_ca
 
 PAGE = (Path(__file__).parents[1] / "docs/how-to/adopt.md").read_text(encoding="utf-8")
 COMMANDS = re.findall(r"(?m)^\$ touchmark (.*?)(?: +#.*)?$", PAGE)
+FIVE = re.findall(r"(?m)^\$ touchmark (.*?)(?: +#.*)?$", PAGE.partition("## With a way back")[0])
 CLIENT, WEB, DB = "demo-client/client", "demo/web", "demo/db"
 PATHS = {CLIENT: "/usr/bin/curl", WEB: "/usr/sbin/nginx", DB: "/usr/lib/postgresql/bin/postgres"}
 PROGRAMS = {workload: Program(digest=digit * 64) for workload, digit in zip(PATHS, "abc", strict=True)}
@@ -116,9 +117,13 @@ def test_the_page_takes_the_demonstration_to_explicit_mode(capsys: pytest.Captur
     assert "demo: BLOCKED" in told[0][2]
     assert "add to spec.rules of MeshPolicy demo/default" in told[0][2]
     texts = {command: text for command, _, text in told}
-    assert "nothing that was seen would be newly denied" in texts["policy diff demo.yaml"]
-    assert "demo: READY" in said
-    assert "demo is explicit" in texts["mode demo explicit --for 10m"]
-    assert "the CA goes back to permissive at" in texts["mode demo explicit --for 10m"]
-    assert "goes back" not in texts["mode demo confirm"]
-    assert "mode permissive → explicit" in texts["mode demo history"]
+    assert texts[FIVE[1]].count("approved for ") == 3
+    assert "demo is explicit" in texts[FIVE[4]]
+    assert "demo-client: READY" in said
+    assert "the CA goes back to permissive at" in texts["mode demo-client explicit --for 10m"]
+    assert "goes back" not in texts["mode demo-client confirm"]
+    assert "mode permissive → explicit" in texts["mode demo-client history"]
+
+
+def test_five_commands_are_five() -> None:
+    assert [command.split()[0] for command in FIVE] == ["ready", "program", "policy", "policy", "mode"]
