@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _EXPLAINED: JsonResult[Explained] = JsonResult()
 _MAX_DECISIONS = 10_000
 _NO_PORT = ":0"  # Who asks about an address names the destination's port apart.
+_SERVICE_SEEN_S = 7 * 86_400.0
 _PORT_HINT = "write shop/db:5432, 192.0.2.7:443, [2001:db8::7]:443 or api.example.com:443"
 
 
@@ -29,18 +30,23 @@ def explain(
     context: typer.Context,
     source: Annotated[
         str,
-        typer.Argument(help="NAMESPACE/SERVICE-ACCOUNT[@PROGRAM], address, host, SPIFFE ID; or a decision's number."),
+        typer.Argument(
+            help="NAMESPACE/SERVICE-ACCOUNT[@PROGRAM], NAMESPACE/POD, address, host, SPIFFE ID; or a decision's number."
+        ),
     ],
-    destination: Annotated[str, typer.Argument(help="The same, with :PORT; not with a decision's number.")] = "",
+    destination: Annotated[
+        str, typer.Argument(help="The same or NAMESPACE/SERVICE, with :PORT; not with a decision's number.")
+    ] = "",
     as_json: options.Json = False,
 ) -> None:
     """Say what both ends' sidecars decide about a connection, by which rule, and what would change it.
 
     It is the evaluator that sidecars enforce with, on the rules and approvals in force. Without @PROGRAM the workload's
-    only approved program is taken. An address is whoever the CA lists there. A host name matches rules that name that
-    host; what it resolves to isn't looked up, and an address matches no rule's host. Attestation and whether
-    anything listens aren't looked at. Exit code 3: it is refused; 10: it would be allowed, but nobody knows a workload
-    of that name: none of its sidecars has joined, and none of its programs is approved.
+    only approved program is taken. An address is whoever the CA lists there, a pod (or another sidecar's name) whoever
+    runs there, a Service what it was seen to lead to in the last seven days, at the backend's port. A host name matches
+    rules that name that host; what it resolves to isn't looked up, and an address matches no rule's host. Attestation
+    and whether anything listens aren't looked at. Exit code 3: it is refused; 10: it would be allowed, but nobody knows
+    a workload of that name: none of its sidecars has joined, and none of its programs is approved.
 
     Examples: touchmark explain shop/web shop/db:5432 · touchmark explain bank/teller@sha256:DIGEST shop/web:80 ·
     touchmark explain shop/web 192.0.2.7:443 · touchmark explain shop/web api.example.com:443 ·
@@ -54,12 +60,17 @@ def explain(
     from cli.text.output import print_line
 
     target = options.get_target(context)
-    explained, known, hosts = ask_admin(target, lambda client: _explain(client, source, destination))
+    explained, known, hosts, named = ask_admin(target, lambda client: _explain(client, source, destination))
     if as_json:
         _EXPLAINED.print(explained)
     else:
         options_text = write_shell_options(target, os.environ)
-        notes = (*describe_hosts(explained, hosts), *describe_unknown(explained, known))
+        notes = (
+            *named,
+            *describe_hosts(explained, hosts),
+            *describe_unapproved(explained, known, target_options=options_text),
+            *describe_unknown(explained, known),
+        )
         for line in (*describe(explained, target_options=options_text), *notes):
             print_line(line)
     if not explained.allowed:
@@ -70,24 +81,70 @@ def explain(
 
 async def _explain(
     client: AdminClient, source: str, destination: str
-) -> tuple[Explained, frozenset[str], tuple[str, ...]]:
-    """Return the answers, which workloads are known, and which hosts the rules of the source's namespace name."""
+) -> tuple[Explained, frozenset[str], tuple[str, ...], list[str]]:
+    """Return the answers, which workloads are known, the hosts that rules of the source's namespace name, and notes."""
     import msgspec
 
+    from cli.text.printable import escape
     from shared.model.adoption.explain import explain as ask
 
     states = {state.namespace: state for state in (await client.list_namespaces()).namespaces}
     if not destination:
-        return await _explain_decision(client, source, states), frozenset(), ()
+        return await _explain_decision(client, source, states), frozenset(), (), []
     sidecars = (await client.list_sidecars()).sidecars
     name, port = split_port(destination)
-    ends = read_end(source, states, sidecars), read_end(name, states, sidecars)
     known = list_known(states, sidecars)
+    named: list[str] = []
+    asked = source, name
+    source, name = (name_pods_workload(each, known, sidecars) for each in asked)
+    if name == asked[1] and _is_unknown(name, known):
+        name, port = await _find_backend(client, name, port)
+    for before, after in zip(asked, (source, name), strict=True):
+        if before != after:
+            named.append(escape(f"{before} is {after}" + (f", port {port}" if before is asked[1] else "")))
+    ends = read_end(source, states, sidecars), read_end(name, states, sidecars)
     unknown = dict.fromkeys(end.workload for end in ends if end.workload and end.workload not in known)
     state = states.get(ends[0].workload.partition("/")[0])
     rules = state.rules if state else ()
     hosts = tuple(dict.fromkeys(host for rule in rules for peer in rule.peers for host in peer.hosts))
-    return msgspec.structs.replace(ask(*ends, port, states), unknown=tuple(unknown)), known, hosts
+    return msgspec.structs.replace(ask(*ends, port, states), unknown=tuple(unknown)), known, hosts, named
+
+
+def _is_unknown(text: str, known: frozenset[str]) -> bool:
+    return "/" in text and not text.startswith("spiffe://") and text.partition("@")[0] not in known
+
+
+def name_pods_workload(text: str, known: frozenset[str], sidecars: Iterable[SidecarView]) -> str:
+    """Return the workload that runs in a pod, or under another sidecar's name; anything else as it is."""
+    if not _is_unknown(text, known):
+        return text
+    name, at, program = text.partition("@")
+    namespace, _, instance = name.partition("/")
+    for each in sidecars:
+        if each.instance == instance and each.workload.startswith(f"{namespace}/"):
+            return each.workload + at + program
+    return text
+
+
+async def _find_backend(client: AdminClient, name: str, port: int) -> tuple[str, int]:
+    """Return what a Service was seen to lead to, with the backend's port; as it was where that isn't one workload."""
+    import time
+
+    from shared.model.errors import TouchmarkError
+    from shared.model.wire.admin_edges import MAX_EDGES_LISTED
+
+    since = str(time.time() - _SERVICE_SEEN_S)
+    try:
+        listed = await client.list_edges(name.partition("/")[0], {"since": since, "limit": str(MAX_EDGES_LISTED)})
+    except TouchmarkError:
+        return name, port
+    found = {
+        (edge.destination.workload, edge.port)
+        for edge in listed.edges
+        for outcome in edge.outcomes
+        if edge.destination.workload and outcome.service == f"{name}:{port}"
+    }
+    return found.pop() if len(found) == 1 else (name, port)
 
 
 async def _explain_decision(client: AdminClient, number: str, states: dict[str, NamespaceState]) -> Explained:
@@ -213,6 +270,22 @@ def list_known(states: Mapping[str, NamespaceState], sidecars: Iterable[SidecarV
         names = {each.service_account for each in state.approvals} | set(read_modes(state.workload_modes))
         known |= {f"{state.namespace}/{name}" for name in names}
     return frozenset(known)
+
+
+def describe_unapproved(explained: Explained, known: frozenset[str], *, target_options: str) -> list[str]:
+    """Say which known workload has no approved program, so that the answer is that for one without a certificate."""
+    from cli.backends.target import add_options
+    from cli.text.printable import escape
+
+    names = dict.fromkeys(
+        end.workload for end in (explained.source, explained.destination) if end.workload in known and not end.program
+    )
+    lines = []
+    for name in names:
+        command = add_options(f"touchmark program approve {name} --from-decisions", target_options)
+        lines.append(escape(f"? no program of {name} is approved, so that it has no certificate here: `{command}`,"))
+        lines.append(escape(f"    or ask about one of its programs: {name}@sha256:DIGEST"))
+    return lines
 
 
 def describe_unknown(explained: Explained, known: frozenset[str]) -> list[str]:

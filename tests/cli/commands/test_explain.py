@@ -13,8 +13,11 @@ from shared.model.identity.program import Program
 from shared.model.policy.modes import make_modes
 from shared.model.policy.rules import Action, Approval, Direction, Mode, NamespaceState, Peer, Rule
 from shared.model.wire.admin import DecisionList, NamespaceList, SidecarList
+from tests.cli.edges import ALLOW, list_edges, make_edge
+from tests.cli.edges import DB as DB_END
+from tests.cli.edges import WEB as WEB_END
 from tests.cli.fake_ca import FakeCA
-from tests.cli.observations import DENIAL
+from tests.cli.observations import DENIAL, SIDECAR
 
 WEB, DB = Program(digest="a" * 64), Program(digest="b" * 64)
 
@@ -67,7 +70,30 @@ def test_a_workload_that_nobody_knows_is_named_with_what_follows(
     assert run(["explain", "shop/wbe", "shop/db:5432", "--json"]) == ExitCode.UNKNOWN
     assert msgspec.json.decode(capsys.readouterr().out)["unknown"] == ["shop/wbe"]
     assert run(["explain", "shop/web", "shop/db:5432"]) == ExitCode.SUCCESS
-    assert "isn't known" not in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "isn't known" not in printed
+    assert "? no program of shop/db is approved" in printed, "else its certificate is missed, and not its approval"
+    assert "`touchmark program approve shop/db --from-decisions`" in printed
+    assert "shop/web is" not in printed
+
+
+def test_a_pod_is_its_workload_and_a_service_what_it_was_seen_to_lead_to(
+    shop: FakeCA, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pod = msgspec.structs.replace(SIDECAR, instance="web-5d9f", workload="shop/web")
+    shop.answers["GET /v1/sidecars"] = SidecarList(sidecars=(pod,))
+    edge = make_edge(WEB_END, DB_END, msgspec.structs.replace(ALLOW, service="shop/orders:80"), port=5432)
+    shop.answers["GET /v1/namespaces/shop/edges"] = list_edges(edge)
+    assert run(["explain", "shop/web-5d9f", "shop/orders:80"]) == ExitCode.SUCCESS
+    printed = capsys.readouterr().out
+    assert "shop/web " in printed and "shop/db " in printed and "port 5432: allowed" in printed
+    assert "shop/web-5d9f is shop/web\n" in printed
+    assert "shop/orders is shop/db, port 5432\n" in printed
+    assert run(["explain", "shop/db", "shop/web-5d9f:80"]) == ExitCode.SUCCESS
+    other = make_edge(WEB_END, WEB_END, msgspec.structs.replace(ALLOW, service="shop/orders:80"), port=80)
+    shop.answers["GET /v1/namespaces/shop/edges"] = list_edges(edge, other)
+    run(["explain", "shop/web", "shop/orders:80"])
+    assert "? shop/orders isn't known" in capsys.readouterr().out, "it leads to two workloads"
 
 
 def test_a_host_is_explained_by_the_rules_that_name_it(shop: FakeCA, capsys: pytest.CaptureFixture[str]) -> None:
