@@ -88,10 +88,10 @@ def test_five_commands_lead_to_explicit_mode(mesh: Mesh) -> None:
         done = mesh.run(*approved, "--yes", "--weak")  # The images of the tests have shells where others have none.
         assert done.returncode in (ExitCode.SUCCESS, ExitCode.NOTHING), done.stdout + done.stderr
         readiness = json.loads(mesh.run("ready", "demo", "--json").stdout)
-        missing = [each for each in readiness["causes"] if (each["fix"] or {}).get("kind") == "approve"]
-        return not missing and bool(mesh.ask("program", "list", "demo-client"))
+        missing = {(each["fix"] or {}).get("kind") for each in readiness["causes"]}
+        return "approve" not in missing and "rule" in missing and bool(mesh.ask("program", "list", "demo-client"))
 
-    eventually(has_approved, "every program's approval")
+    eventually(has_approved, "every program's approval, and nothing but a rule that is missing")
     file = mesh.write("demo.yaml", mesh.touchmark(*suggested[: suggested.index(">")]))
     mesh.touchmark(*(str(file) if word == "demo.yaml" else word for word in applied))
     mesh.touchmark(*switched, "--force", "--timeout", "60")
