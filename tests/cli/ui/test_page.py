@@ -13,11 +13,9 @@ import pytest_asyncio
 from cli.commands.ui import written_opening
 from shared.model.policy.rules import Mode, NamespaceState
 from shared.model.wire.admin import DecisionList, ErrorAnswer, ProgramView
-from shared.model.wire.admin_edges import EdgeEnd
-from tests.cli.edges import ALLOW, DENY, WOULD_DENY, make_edge
 from tests.cli.ui.browser import Tab, find_chromium, running_browser
 from tests.cli.ui.conftest import TOKEN, Served
-from tests.cli.ui.world import DRAFT, READY, fill
+from tests.cli.ui.world import DRAFT, READY, fill, make_many
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -351,13 +349,7 @@ async def test_nothing_leaves_the_screen(tab: Tab, width: int, height: int) -> N
 
 
 async def test_three_hundred_ends_and_three_thousand_links_can_be_used(tab: Tab, page: Served) -> None:
-    kinds = (ALLOW, WOULD_DENY, DENY)
-    ends = [EdgeEnd(workload=f"shop/w{number:03}") for number in range(300)]
-    edges = [
-        make_edge(ends[number % 300], ends[(number * 7 + number // 300 + 1) % 300], kinds[number % 3], port=1 + number)
-        for number in range(3000)
-    ]
-    fill(page.ca, *edges)
+    fill(page.ca, *make_many())
     await go(tab, "/ns/shop?show=all", "document.querySelectorAll('[data-box]').length === 300")
     assert await tab.run("document.querySelectorAll('.picture .link').length") == 3000
     assert await tab.run("document.querySelector('.pages span').textContent") == "Page 1 of 30 (3000 rows)"
