@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from cli.admin.client import AdminClient
+    from cli.cluster.observation.named_ends import NamedEnd
     from shared.model.adoption.explain import Explained, SideAnswer
     from shared.model.policy.decision import PartyRecord
     from shared.model.policy.rules import NamespaceState
@@ -32,10 +33,18 @@ def explain(
         str,
         typer.Argument(
             help="NAMESPACE/SERVICE-ACCOUNT[@PROGRAM], NAMESPACE/POD, address, host, SPIFFE ID; or a decision's number."
+            " With -k: pod/NAMESPACE/NAME."
         ),
     ],
     destination: Annotated[
-        str, typer.Argument(help="The same or NAMESPACE/SERVICE, with :PORT; not with a decision's number.")
+        str,
+        typer.Argument(
+            help="The same or NAMESPACE/SERVICE, with :PORT; not with a decision's number. With -k:"
+            " svc/NAMESPACE/NAME[:PORT]."
+        ),
+    ] = "",
+    namespace: Annotated[
+        str, typer.Option("--namespace", "-n", help="With -k: of a pod/NAME or svc/NAME.", show_default=False)
     ] = "",
     as_json: options.Json = False,
 ) -> None:
@@ -43,24 +52,34 @@ def explain(
 
     It is the evaluator that sidecars enforce with, on the rules and approvals in force. Without @PROGRAM the workload's
     only approved program is taken. An address is whoever the CA lists there, a pod (or another sidecar's name) whoever
-    runs there, a Service what it was seen to lead to in the last seven days, at the backend's port. A host name matches
-    rules that name that host; what it resolves to isn't looked up, and an address matches no rule's host. Attestation
-    and whether anything listens aren't looked at. Exit code 3: it is refused; 10: it would be allowed, but nobody knows
-    a workload of that name: none of its sidecars has joined, and none of its programs is approved.
+    runs there, a Service what it was seen to lead to in the last seven days, at the backend's port. With -k
+    pod/NAMESPACE/NAME and svc/NAMESPACE/NAME are looked up in the cluster, with your own rights: a pod is its workload,
+    a Service its pods' workload at their target port, and what has no sidecar is a stranger at its address. A host name
+    matches rules that name that host; what it resolves to isn't looked up, and an address matches no rule's host.
+    Attestation and whether anything listens aren't looked at. Exit code 3: it is refused; 10: it would be allowed, but
+    nobody knows a workload of that name: none of its sidecars has joined, and none of its programs is approved.
 
     Examples: touchmark explain shop/web shop/db:5432 · touchmark explain bank/teller@sha256:DIGEST shop/web:80 ·
     touchmark explain shop/web 192.0.2.7:443 · touchmark explain shop/web api.example.com:443 ·
+    touchmark explain pod/shop/web-0 svc/shop/db:5432 -k · touchmark explain pod/web-0 svc/db -n shop -k ·
     touchmark explain 4711 -k
     """
     import os
 
-    from cli.backends.session import ask_admin
+    from cli.backends.session import ask_admin, find_named_end
     from cli.backends.target import write_shell_options
     from cli.text.exit_codes import ExitCode
     from cli.text.output import print_line
 
     target = options.get_target(context)
-    explained, known, hosts, named = ask_admin(target, lambda client: _explain(client, source, destination))
+
+    async def ask(client: AdminClient) -> tuple[Explained, frozenset[str], tuple[str, ...], list[str]]:
+        ends = [await find_named_end(target, text, namespace) for text in (source, destination)]
+        dialling, dialled = write_source(source, ends[0]), write_destination(destination, ends[1])
+        explained, known, hosts, named = await _explain(client, dialling, dialled)
+        return explained, known, hosts, [*(end.note for end in ends if end is not None), *named]
+
+    explained, known, hosts, named = ask_admin(target, ask)
     if as_json:
         _EXPLAINED.print(explained)
     else:
@@ -162,6 +181,35 @@ async def _explain_decision(client: AdminClient, number: str, states: dict[str, 
     raise NotFoundError(
         f"no decision {wanted} among the last {_MAX_DECISIONS}", hint="`touchmark decisions --detail` shows the numbers"
     )
+
+
+def write_source(text: str, end: NamedEnd | None) -> str:
+    """Return who connects as a text that ``read_end`` takes.
+
+    Arguments:
+        end: what a pod's or a Service's name was resolved to; None: the text isn't such a name.
+
+    Raises:
+        InputError: it has a port, as destinations do.
+    """
+    from shared.model.errors import InputError
+
+    if end is None:
+        return text
+    if end.port is not None:
+        raise InputError(f"{text} is where one connects to", hint="name who connects by a workload or a pod, no port")
+    return end.text
+
+
+def write_destination(text: str, end: NamedEnd | None) -> str:
+    """Return a destination as a text that ``split_port`` takes. Arguments and errors as above."""
+    from shared.model.errors import InputError
+
+    if end is None:
+        return text
+    if end.port is None:
+        raise InputError(f"{text!r} names no port", hint=f"{text}:5432")
+    return f"{end.text}:{end.port}"
 
 
 def split_port(text: str) -> tuple[str, int]:
