@@ -141,6 +141,28 @@ def test_a_mode_on_trial_goes_back_by_what_its_object_says(server: ApiServer) ->
     assert run(["mode", namespace, "confirm"]) == ExitCode.CONFLICT
 
 
+def test_one_workload_is_tried_for_a_while_where_the_others_have_a_mode_of_their_own(
+    server: ApiServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What docs/how-to/explicit-mode.md does in the place of --for with --workload, which is refused in a cluster."""
+    namespace = f"tried-{uuid.uuid4().hex[:8]}"
+    server.create_namespace(namespace)
+    for account in ("web", "db"):
+        server.kubectl("create", "serviceaccount", account, "-n", namespace)
+    assert run(["mode", namespace, "explicit", "--workload", "db", "--yes", "--for", "10m"]) == ExitCode.BAD_INPUT
+    assert f"touchmark mode {namespace} explicit --for 10m" in capsys.readouterr().err
+
+    def in_force() -> tuple[str, dict[str, str]]:
+        status = server.kubectl.get("meshpolicy", "default", "-n", namespace).get("status", {})
+        return status.get("mode", ""), status.get("workloadModes", {})
+
+    assert run(["mode", namespace, "permissive", "--workload", "web", "--timeout", "120"]) == ExitCode.SUCCESS
+    assert run(["mode", namespace, "explicit", "--yes", "--for", "1h", "--timeout", "120"]) == ExitCode.SUCCESS
+    assert in_force() == ("explicit", {"web": "permissive"})
+    run(["mode", namespace, "explicit", "--yes", "--for", "1s", "--timeout", "120"])
+    wait_until(lambda: in_force() == ("permissive", {"web": "permissive"}), timeout_s=150)
+
+
 def test_explain_takes_pods_and_services_by_name_with_the_users_own_rights(
     server: ApiServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
