@@ -352,12 +352,14 @@ async def test_three_hundred_ends_and_three_thousand_links_can_be_used(tab: Tab,
     fill(page.ca, *make_many())
     await go(tab, "/ns/shop?show=all", "document.querySelectorAll('[data-box]').length === 300")
     assert await tab.run("document.querySelectorAll('.picture .link').length") == 3000
+    assert await tab.run("document.querySelectorAll('.picture .deny .mark').length") == 1000, "not by colour alone"
     assert await tab.run("document.querySelector('.pages span').textContent") == "Page 1 of 30 (3000 rows)"
     await tab.run("document.querySelector('[data-box][tabindex=\"0\"]').focus()")
     await tab.press("ArrowDown")
     await tab.wait_for("document.activeElement === document.querySelector('[data-box][tabindex=\"0\"]')")
     await tab.press("Enter")
     await tab.wait_for("document.querySelector('.chip') && document.querySelectorAll('[data-box]').length < 300")
+    assert await tab.run("document.querySelectorAll('.picture .link .hit').length") > 0, "a box's own can be pointed at"
 
 
 async def test_no_link_passes_behind_a_box(tab: Tab) -> None:
