@@ -156,7 +156,7 @@ class WholeTransactions:
             return
         try:
             if self._connection is None:
-                self._connection = await self._connect()
+                self._connection = await self._open()
             outcomes: Sequence[tuple[Any, BaseException | None]] = await self._connection._execute(  # type: ignore[no-untyped-call]
                 self._transact, self._connection._conn, [work for work, _, _ in taken]
             )
@@ -168,13 +168,23 @@ class WholeTransactions:
             outcomes = [(None, error)] * len(taken)
         for (_, on_commit, done), (value, failure) in zip(taken, outcomes, strict=True):
             if failure is None:
-                on_commit(value)
+                try:
+                    on_commit(value)
+                except Exception as error:
+                    failure = error  # Of this caller alone: the others wait for their outcomes.
             if done.done():
                 continue
             if failure is None:
                 done.set_result(value)
             else:
                 done.set_exception(failure)
+
+    async def _open(self) -> aiosqlite.Connection:
+        connection = await self._connect()
+        if self._is_closed:  # Meanwhile: nobody else would end its thread.
+            connection.stop()
+            raise _closed()
+        return connection
 
     def _transact(
         self, driver: sqlite3.Connection, works: Sequence[_Work]

@@ -9,11 +9,13 @@ import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import aiosqlite
 import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ca.store.engine.database import Database
+from ca.store.engine.whole_transactions import AT_ONCE, WholeTransactions
 from shared.model.errors import InputError, UnavailableError
 
 
@@ -173,3 +175,42 @@ async def test_a_closed_database_refuses_and_fails_what_waits(tmp_path: Path) ->
     await closing
     with pytest.raises(UnavailableError, match="closed"):
         await database.read(list_numbers)
+
+
+async def test_who_fails_after_the_commit_leaves_the_others_their_outcomes(database: Database) -> None:
+    def fail(_: object) -> None:
+        raise ValueError("a listener's fault")
+
+    busy = Busy(database)
+    await busy.begin()
+    failing = asyncio.create_task(database.write(lambda connection: add(connection, 1), on_commit=fail))
+    # More than one call takes, so that some wait for the next.
+    others = [
+        asyncio.create_task(database.write(lambda connection, number=number: add(connection, number)))  # type: ignore[misc]
+        for number in range(2, AT_ONCE + 3)
+    ]
+    await asyncio.sleep(0)
+    await busy.end()
+    assert await asyncio.gather(*others) == list(range(2, AT_ONCE + 3))
+    with pytest.raises(ValueError, match="listener"):
+        await failing
+
+
+async def test_a_connection_that_opens_while_the_database_is_closed_is_ended() -> None:
+    opening, goes_on = asyncio.Event(), asyncio.Event()
+    opened: list[aiosqlite.Connection] = []
+
+    async def connect() -> aiosqlite.Connection:
+        opening.set()
+        await goes_on.wait()
+        opened.append(await aiosqlite.connect(":memory:"))
+        return opened[0]
+
+    transactions = WholeTransactions(connect, begin="BEGIN", turn=None)
+    waiting = asyncio.create_task(transactions.run(list_numbers))
+    await opening.wait()
+    await transactions.close()
+    goes_on.set()
+    with pytest.raises(UnavailableError, match="closed"):
+        await waiting
+    await asyncio.to_thread(opened[0]._thread.join)
