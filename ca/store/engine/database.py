@@ -168,12 +168,13 @@ class Database:
     ) -> _T:
         """Run a short transaction, commit it, and return what it returns; what it raises rolls it back.
 
-        Many at once cost less than by ``writing``: with SQLite they share a commit. Once begun it goes on when its
-        caller is cancelled.
+        Many at once cost less than by ``writing``: with SQLite they share a commit, and one that has begun goes on when
+        its caller is cancelled.
 
         Arguments:
             work: the transaction; it may wait for nothing but its connection.
-            on_commit: is called with what it returned, also where the caller was cancelled meanwhile.
+            on_commit: is called with what it returned; with SQLite also where the caller was cancelled meanwhile. What
+                it raises the caller gets, although the transaction is committed.
         """
         if not self.is_sqlite:
             async with self.writing() as connection:

@@ -70,21 +70,6 @@ async def test_an_earlier_stream_that_is_open_stays_connected(services: RunningC
         assert (await get_sidecar(services)).connected
 
 
-async def test_a_later_registration_isnt_undone(services: RunningCA) -> None:
-    store = services.store
-    async with FakeSidecar(services) as sidecar:
-        await sidecar.enrol("web-1", ADDRESS)
-        grant = (await get_sidecar(services)).grant
-        left, later = [
-            await store.sidecars.register(grant, make_registration("web-1", ADDRESS), now=services.clock() + ahead_s)
-            for ahead_s in (1.0, 2.0)
-        ]
-        await store.sidecars.mark_left(left)
-        assert (await get_sidecar(services)).connected
-        await store.sidecars.mark_left(later)
-        assert not (await get_sidecar(services)).connected
-
-
 async def test_what_fails_fails_as_it_would(services: RunningCA) -> None:
     async def fail() -> SidecarRecord:
         raise ValueError("no")
