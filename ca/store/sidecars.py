@@ -89,13 +89,6 @@ _MARK_SEEN: Final = prepare_update(
     _OF_INSTANCE,
     or_(sidecars.c.replica == "", sidecars.c.replica == bindparam("of_replica")),
 )
-_MARK_LEFT: Final = prepare_update(
-    sidecars,
-    ("connected",),
-    _OF_INSTANCE,
-    sidecars.c.replica == bindparam("of_replica"),
-    sidecars.c.last_seen == bindparam("of_seen", type_=Double),
-)
 _INSTALL_BUNDLE: Final = prepare_update(sidecars, ("installed_sequence",), _OF_INSTANCE)
 _INSTALL: Final = prepare_upsert(installed_namespaces, ("instance", "namespace", "version"))
 _SUBSCRIBE: Final = prepare_upsert(installed_namespaces, ("instance", "namespace", "version"), updated=())
@@ -274,18 +267,6 @@ class Sidecars:
                 raise NotFoundError(f"no sidecar {instance}")
 
         await self._database.write(mark)
-
-    async def mark_left(self, registered: SidecarRecord) -> None:
-        """Note that no stream came of a registration with this replica; nothing where it was seen again since."""
-        await self._database.write(
-            lambda connection: _MARK_LEFT.on(
-                connection,
-                of_instance=registered.instance,
-                of_replica=self._replica,
-                of_seen=registered.last_seen,
-                connected=False,
-            )
-        )
 
     async def disconnect_all(self) -> None:
         """Note, at start, that no stream with this replica is open."""

@@ -11,7 +11,6 @@ from collections.abc import Callable
 import structlog
 from cryptography import x509
 
-from ca.api.stream.entering import finish_entering
 from ca.api.stream.renewing import Renewing
 from ca.api.stream.second_sidecar import SecondSidecars
 from ca.authenticate.join_token import authenticate_join_token, check_join_token, digest_key
@@ -113,7 +112,7 @@ class Joining:
         renewal_digest = self._renewing.digest_offer(message.renewal)
 
         async def enter(replaces: float | None) -> tuple[JoinGrant, SidecarRecord]:
-            entering = authenticate_join_token(
+            return await authenticate_join_token(
                 self._store,
                 shown,
                 csr,
@@ -123,7 +122,6 @@ class Joining:
                 replaces=replaces,
                 renewal_digest=renewal_digest,
             )
-            return await finish_entering(entering, store=self._store, hub=self._hub)
 
         instance = check_instance(registration.instance)
         # Who has no token of ours makes nobody wait for this instance's turn.
@@ -147,10 +145,9 @@ class Joining:
             grant = await self._cluster.authenticate(token, csr, registration)
 
             async def enter(replaces: float | None) -> SidecarRecord:
-                entering = self._store.enrolment.enter_pod(
+                return await self._store.enrolment.enter_pod(
                     grant, registration, key_digest=digest_key(csr), now=self._clock(), replaces=replaces
                 )
-                return await finish_entering(entering, store=self._store, hub=self._hub)
 
             async with self._seconds.take_turn(grant.instance):
                 record = await self._seconds.enter(grant.instance, enter, how="enrol_pod", origin=origin)
@@ -170,8 +167,7 @@ class Joining:
             await self._seconds.check_older(error, origin=origin)
             raise
         grant = self._cluster.check_alive(known)
-        entering = self._store.sidecars.register(grant, registration, now=self._clock())
-        record = await finish_entering(entering, store=self._store, hub=self._hub)
+        record = await self._store.sidecars.register(grant, registration, now=self._clock())
         session = await self._open("resume", grant, record, protocol)
         if 0 < sequence <= self._authorities.bundle().sequence:
             await self._store.sidecars.mark_bundle_installed(session.instance, sequence)

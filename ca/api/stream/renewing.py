@@ -14,7 +14,6 @@ from collections.abc import Callable
 
 import structlog
 
-from ca.api.stream.entering import finish_entering
 from ca.api.stream.second_sidecar import SecondSidecars
 from ca.authenticate.join_token import digest_key
 from ca.authenticate.renewal_key import Channel, digest_renewal_key, verify_renewal
@@ -91,7 +90,7 @@ class Renewing:
         registration = message.registration
 
         async def enter(replaces: float | None) -> tuple[JoinGrant, SidecarRecord]:
-            entering = self._store.enrolment.enter_by_renewal(
+            return await self._store.enrolment.enter_by_renewal(
                 renewal_digest=digest_renewal_key(message.key),
                 following_digest=digest_key(message.following),
                 key_digest=digest_key(message.csr),
@@ -100,7 +99,6 @@ class Renewing:
                 now=self._clock(),
                 replaces=replaces,
             )
-            return await finish_entering(entering, store=self._store, hub=self._hub)
 
         try:
             return await self._seconds.enter(registration.instance, enter, how="renew", origin=origin)

@@ -57,24 +57,6 @@ async def test_who_stops_properly_gives_its_addresses_back_at_once_and_who_vanis
             await join(core, "db-2", DATABASE, "198.18.0.3")
 
 
-async def test_that_no_stream_came_of_a_registration_says_nothing_of_a_later_one(tmp_path: Path) -> None:
-    async with opened(tmp_path / "d", replica="one") as one, opened(tmp_path / "d", replica="two") as two:
-        grant = await join(one, "web-1", WEB, "198.18.0.2")
-        ours = registration("web-1", "198.18.0.2")
-        left = await one.store.sidecars.register(grant, ours, now=NOW + 0.1)
-        here = await one.store.sidecars.register(grant, ours, now=NOW + 0.2)
-        await one.store.sidecars.mark_left(left)
-        (record,) = await one.store.sidecars.list_all()
-        assert record.connected
-        there = await two.store.sidecars.register(grant, ours, now=NOW + 0.2)
-        await one.store.sidecars.mark_left(here)
-        (record,) = await one.store.sidecars.list_all()
-        assert record.connected
-        await two.store.sidecars.mark_left(there)
-        (record,) = await one.store.sidecars.list_all()
-        assert not record.connected
-
-
 async def test_a_stream_with_another_replica_keeps_a_second_sidecar_out_while_that_replica_lives(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
