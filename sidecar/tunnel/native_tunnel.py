@@ -115,6 +115,11 @@ class NativeTunnel(Tunnel):
 
     # ---- lending --------------------------------------------------------------------------------------------------
 
+    @property
+    def is_lent(self) -> bool:
+        """Whether a mover has the turn now."""
+        return self._lending is not None
+
     def note_steady(self) -> None:
         """A call of the loop ended as it should: after enough of them the turn is lent, if nothing is under way."""
         self._steady -= 1
