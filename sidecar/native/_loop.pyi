@@ -146,6 +146,9 @@ class Mover:
     """
 
     def __new__(cls, read: int, write: int, get_error: int, clear: int, take_error: int, /) -> Mover: ...
+    def allow(self, duration_ns: int, /) -> None:
+        """Let the thread move bytes for so long from now; after that everything comes back when it could be moved."""
+
     def lend(
         self, tls: int, application: int, tunnel: int, epoch: int, send_room: int, receive_room: int,
         proof: Proof | None, /,

@@ -36,10 +36,9 @@ static long long read_clock(void) {
 
 /* Whether the process still has the memory that was measured, and it is of that file, seen at most `max_age_ns` ago.
  * As sidecar/attest/memory.py looks; what isn't plainly so is judged there. */
-static int is_proven(Proof *proof) {
+static int is_proven(Proof *proof, long long now) {
     if (proof == NULL)
         return 1;
-    long long now = read_clock();
     if (now <= atomic_load_explicit(&proof->fresh_until_ns, memory_order_relaxed))
         return 1;
     char first;
@@ -97,7 +96,10 @@ static void move_down(const Mover *mover, Lent *lent) {
 /* Move one budget. False when the connection has to go back. */
 static int serve(const Mover *mover, Lent *lent, int is_tunnel, uint32_t events) {
     /* An end or an error is Python's, before its last bytes are read: END shares their record. */
-    if (events != EPOLLIN || !is_proven(lent->proof))
+    if (events != EPOLLIN)
+        return 0;
+    long long now = read_clock();
+    if (now > atomic_load_explicit(&mover->allowed_until_ns, memory_order_relaxed) || !is_proven(lent->proof, now))
         return 0;
     if (is_tunnel)
         move_down(mover, lent);
@@ -246,6 +248,10 @@ static Lent *find_unused(Mover *mover) {
     return lent;
 }
 
+void mover_allow(Mover *mover, long long duration_ns) {
+    atomic_store_explicit(&mover->allowed_until_ns, read_clock() + duration_ns, memory_order_relaxed);
+}
+
 int mover_lend(Mover *mover, const Lent *what) {
     pthread_mutex_lock(&mover->mutex);
     Lent *lent = find_unused(mover);
@@ -283,17 +289,24 @@ static void wait_until_served(Mover *mover, const Lent *lent) {
     mover->waiting--;
 }
 
-void mover_settle(Mover *mover, const Lent *lent) {
+/* What is lent under this index; the mutex is held. */
+static Lent *find(const Mover *mover, int index) {
+    Lent *lent = index >= 0 && index < mover->count ? mover->lent[index] : NULL;
+    return lent != NULL && lent->state != FREE ? lent : NULL;
+}
+
+const Lent *mover_settle(Mover *mover, int index) {
     pthread_mutex_lock(&mover->mutex);
-    wait_until_served(mover, lent);
+    const Lent *lent = find(mover, index);
+    if (lent != NULL)
+        wait_until_served(mover, lent);
     pthread_mutex_unlock(&mover->mutex);
+    return lent;
 }
 
 Lent *mover_recall(Mover *mover, int index) {
     pthread_mutex_lock(&mover->mutex);
-    Lent *lent = index >= 0 && index < mover->count ? mover->lent[index] : NULL;
-    if (lent != NULL && lent->state == FREE)
-        lent = NULL;
+    Lent *lent = find(mover, index);
     if (lent != NULL) {
         wait_until_served(mover, lent);
         if (lent->state == MOVING)

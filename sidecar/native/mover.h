@@ -53,6 +53,7 @@ typedef struct {
     pthread_t thread;
     int is_running;
     _Atomic int is_ending;
+    _Atomic long long allowed_until_ns; /* Who lends has to live: its checks are what may end a connection. */
     pthread_mutex_t mutex; /* Of what follows, and of each connection's state. */
     pthread_cond_t served;
     int waiting; /* How many wait until `current` isn't theirs. */
@@ -66,10 +67,12 @@ typedef struct {
 int mover_start(Mover *mover);
 /* End the thread: 0, or errno where it didn't end in time and everything has to stay as it is. */
 int mover_stop(Mover *mover);
+/* Let the thread move bytes for so long from now. */
+void mover_allow(Mover *mover, long long duration_ns);
 /* Lend a connection of which `what` says everything up to `owner`: its index, or -1 with errno. */
 int mover_lend(Mover *mover, const Lent *what);
-/* Wait until all that the thread has moved of it is counted. */
-void mover_settle(Mover *mover, const Lent *lent);
+/* Wait until all that the thread has moved of a connection is counted; NULL where this one isn't lent. */
+const Lent *mover_settle(Mover *mover, int index);
 /* Get a connection back, at the latest after one budget; NULL where this one isn't lent. */
 Lent *mover_recall(Mover *mover, int index);
 /* Forget what was recalled. */

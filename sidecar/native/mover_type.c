@@ -75,16 +75,19 @@ static PyObject *raise_errno(int code) {
     return PyErr_SetFromErrno(PyExc_OSError);
 }
 
-static Lent *find_lent(Mover *mover, PyObject *argument) {
-    long long index;
-    if (!read_number(argument, 0, INT_MAX, &index))
+static PyObject *raise_unknown(void) {
+    PyErr_SetString(PyExc_ValueError, "this connection isn't lent");
+    return NULL;
+}
+
+PyDoc_STRVAR(allow_doc, "allow(duration_ns): move bytes for so long from now");
+
+static PyObject *mover_type_allow(PyObject *self, PyObject *argument) {
+    long long duration_ns;
+    if (!read_number(argument, 0, INT64_MAX / 2, &duration_ns))
         return NULL;
-    /* Lending is Python's, under the interpreter's lock: so is the list. */
-    if (index >= mover->count || mover->lent[index]->state == FREE) {
-        PyErr_SetString(PyExc_ValueError, "this connection isn't lent");
-        return NULL;
-    }
-    return mover->lent[index];
+    mover_allow(&((MoverObject *)self)->mover, duration_ns);
+    return Py_NewRef(Py_None);
 }
 
 PyDoc_STRVAR(lend_doc, "lend(tls, application, tunnel, epoch, send_room, receive_room, proof) -> number");
@@ -160,14 +163,15 @@ PyDoc_STRVAR(recall_doc, "recall(number) -> (taken, send_used, written, receive_
 
 static PyObject *mover_type_recall(PyObject *self, PyObject *argument) {
     Mover *mover = &((MoverObject *)self)->mover;
-    Lent *lent = find_lent(mover, argument);
-    if (lent == NULL)
+    Lent *lent;
+    long long index;
+    if (!read_number(argument, 0, INT_MAX, &index))
         return NULL;
     Py_BEGIN_ALLOW_THREADS
-    lent = mover_recall(mover, lent->index);
+    lent = mover_recall(mover, (int)index);
     Py_END_ALLOW_THREADS
     if (lent == NULL)
-        return PyErr_Format(PyExc_ValueError, "this connection isn't lent");
+        return raise_unknown();
     PyObject *result = NULL;
     if (lent->is_lost) {
         PyErr_NoMemory();
@@ -189,12 +193,15 @@ PyDoc_STRVAR(counts_doc, "counts(number) -> (taken, written)");
 
 static PyObject *mover_type_counts(PyObject *self, PyObject *argument) {
     Mover *mover = &((MoverObject *)self)->mover;
-    const Lent *lent = find_lent(mover, argument);
-    if (lent == NULL)
+    const Lent *lent;
+    long long index;
+    if (!read_number(argument, 0, INT_MAX, &index))
         return NULL;
     Py_BEGIN_ALLOW_THREADS
-    mover_settle(mover, lent);
+    lent = mover_settle(mover, (int)index);
     Py_END_ALLOW_THREADS
+    if (lent == NULL)
+        return raise_unknown();
     PyObject *items[] = {PyLong_FromLongLong(lent->taken), PyLong_FromLongLong(lent->written)};
     return tuple_of(items, 2);
 }
@@ -289,6 +296,7 @@ static void mover_type_dealloc(PyObject *self) {
 }
 
 static PyMethodDef mover_methods[] = {
+    {"allow", mover_type_allow, METH_O, allow_doc},
     {"lend", (PyCFunction)(void (*)(void))mover_type_lend, METH_FASTCALL, lend_doc},
     {"recall", mover_type_recall, METH_O, recall_doc},
     {"counts", mover_type_counts, METH_O, counts_doc},

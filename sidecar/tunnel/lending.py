@@ -10,13 +10,20 @@ import asyncio
 import atexit
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 from weakref import WeakKeyDictionary, WeakSet
 
 from sidecar.native.engine import start_mover
 
 if TYPE_CHECKING:
     from sidecar.native._loop import Loop, Mover
+
+
+# The thread moves nothing for an event loop that hasn't said for so long that it lives: its checks of policies, holders
+# and ages stand still then. It says so ...
+_ALLOWED_NS: Final = 10_000_000_000
+# ... while anything is lent.
+_PERIOD_S: Final = 1.0
 
 
 class Lending:
@@ -35,12 +42,27 @@ class Lending:
     def __init__(self, loop: asyncio.AbstractEventLoop, native: Loop) -> None:
         self.mover: Mover = start_mover(native)
         self._owners: dict[int, Callable[[], None]] = {}
+        self._timer: asyncio.TimerHandle | None = None
         loop.add_reader(self.mover.fileno(), self._collect)
         _live.add(self)
 
     def note(self, number: int, on_returned: Callable[[], None]) -> None:
         """Call back when this stay ends by itself; the callback recalls."""
         self._owners[number] = on_returned
+
+    def allow(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Let the thread move bytes while this event loop lives; called before anything is lent."""
+        if self._timer is None:
+            self._renew(loop)
+
+    def _renew(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.mover.allow(_ALLOWED_NS)
+        self._timer = loop.call_later(_PERIOD_S, self._go_on, loop)
+
+    def _go_on(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._timer = None
+        if self._owners:
+            self._renew(loop)
 
     def forget(self, number: int) -> None:
         """Its owner recalls it."""

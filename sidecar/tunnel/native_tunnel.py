@@ -145,6 +145,7 @@ class NativeTunnel(Tunnel):
             return
         try:
             lending = lending_of(self.loop, self._native)
+            lending.allow(self.loop)
             # Not before the loop has let go of both: what is in epoll twice is reported twice.
             self._watch.lend()
             lendable.watch.lend()
@@ -158,9 +159,11 @@ class NativeTunnel(Tunnel):
                 receive_room,
                 lendable.proof,
             )
-        except OSError:  # No descriptor or no thread is left: Python goes on.
+        except BaseException as error:
             self._regain()
-            return
+            if isinstance(error, OSError):  # No descriptor or no thread is left: Python goes on.
+                return
+            raise
         self._lending, self._number = lending, number
         lending.note(number, self.take_back)
 

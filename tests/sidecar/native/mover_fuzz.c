@@ -240,6 +240,7 @@ int main(int count, char **arguments) {
     proof.device = file.st_dev;
     proof.inode = file.st_ino;
     proof.max_age_ns = 1000000;
+    mover_allow(&mover, 1LL << 60);
     static pthread_t threads[CONNECTIONS][4];
     void *(*const ends[])(void *) = {write_application, read_application, write_tunnel, read_tunnel};
     for (int index = 0; index < CONNECTIONS; index++) {

@@ -11,6 +11,7 @@ import pytest
 
 from shared.model.policy.decision import Ending
 from sidecar.native.engine import load
+from sidecar.tunnel import lending as lending_module
 from sidecar.tunnel import native_tunnel
 from sidecar.tunnel.lending import lending_of
 from sidecar.tunnel.native_tunnel import STEADY_CALLS, NativeTunnel
@@ -73,6 +74,21 @@ async def test_a_steady_turn_goes_on_while_the_event_loop_does_something_else() 
         assert is_lent(turn) == [True, True]
         assert (turn.initiator.sent, turn.initiator.received) == (before[0] + 800, before[1] + 600)
         assert (turn.responder.sent, turn.responder.received) == (before[0] + 800, before[1] + 600)
+
+
+async def test_an_event_loop_says_that_it_lives_while_anything_is_lent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lending_module, "_PERIOD_S", 0.0)
+    loop = asyncio.get_running_loop()
+    assert _native is not None
+    lending = lending_of(loop, _native)
+    async with lent_turn() as turn:
+        for _ in range(3):
+            lending.mover.allow(0)  # Until the loop says it again.
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            await exchange(turn)
+        assert lending._timer is not None
+    await until(lambda: lending._timer is None)
 
 
 async def test_its_end_is_passed_on_behind_the_last_byte_and_the_tunnel_is_used_again() -> None:
