@@ -1,11 +1,13 @@
-"""``python -m bench``: run the comparison, print the table, write the figures as JSON."""
+"""``python -m bench``: run the comparison, print the table, write the figures as JSON or into a page."""
 
 from __future__ import annotations
 
 import argparse
+import shlex
 import shutil
 import sys
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -14,6 +16,8 @@ from rich.console import Console
 
 from bench.errors import BenchError
 from bench.figures import summarise
+from bench.markdown import write_markdown
+from bench.page import Page
 from bench.run import SUBJECTS, run_rounds
 from bench.table import print_table
 from bench.works import Scale, Work
@@ -42,13 +46,14 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
         prog="python -m bench", description="Compare Touchmark with other proxies, in turn."
     )
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures there, as a list of objects")
+    parser.add_argument("--report", metavar="FILE", type=Path, help="page whose marked part the figures replace")
     parser.add_argument(
         "--works", type=lambda text: _words(list(Work), text), default=list(Work), help="comma-separated; default: all"
     )
     parser.add_argument(
         "--subjects",
         type=lambda text: _words(list(SUBJECTS), text),
-        help=f"comma-separated, of {', '.join(SUBJECTS)}; default: all, ghostunnel only where it is on PATH",
+        help=f"comma-separated, of {', '.join(SUBJECTS)}; default: all but rust-floor, ghostunnel where it is on PATH",
     )
     parser.add_argument("--rounds", type=_positive, default=3, help="each starts every subject afresh (default: 3)")
     parser.add_argument("--duration", type=_positive, default=scale.duration_s, help="seconds a request work runs")
@@ -58,9 +63,23 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     )
     options = parser.parse_args(arguments)
     if options.subjects is None:
-        # The only one that no package registry has.
-        options.subjects = [name for name in SUBJECTS if name != "ghostunnel" or shutil.which(name)]
+        # No package registry has ghostunnel; rust-floor is no proxy, and takes minutes to build.
+        left_out = {"rust-floor"} | (set() if shutil.which("ghostunnel") else {"ghostunnel"})
+        options.subjects = [name for name in SUBJECTS if name not in left_out]
     return options
+
+
+def _without_files(arguments: Sequence[str]) -> list[str]:
+    """Leave out where the figures are written: it changes none of them."""
+    kept, skip = [], False
+    for argument in arguments:
+        if skip:
+            skip = False
+        elif argument in {"--json", "--report", "--keep"}:
+            skip = True
+        elif not argument.startswith(("--json=", "--report=", "--keep=")):
+            kept.append(argument)
+    return kept
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -70,7 +89,10 @@ def main(arguments: Sequence[str]) -> int:
     if console.width < _TABLE_WIDTH:
         # A pipe has no width, and a cut table can't be read.
         console = Console(width=_TABLE_WIDTH)
+    page = None if options.report is None else Page(path=options.report, name="bench")
     try:
+        if page is not None:
+            page.split()  # Before, not after all the time that it takes.
         if options.keep is not None:
             options.keep.mkdir(parents=True)
         outcome = run_rounds(
@@ -84,6 +106,9 @@ def main(arguments: Sequence[str]) -> int:
         figures = summarise(outcome.samples)
         if options.json is not None:
             options.json.write_bytes(msgspec.json.format(msgspec.json.encode(figures)) + b"\n")
+        if page is not None:
+            command = shlex.join(["python", "-m", "bench", *_without_files(arguments)])
+            page.put(write_markdown(figures, command=command, when=f"{datetime.now(UTC):%-d %B %Y}"))
     except BenchError as error:
         notes.print(f"✗ {error.message} {error.hint}", highlight=False, markup=False)
         return error.exit_code

@@ -21,6 +21,7 @@ from bench.subjects.envoy import run_envoy
 from bench.subjects.ghostunnel import run_ghostunnel
 from bench.subjects.haproxy import run_haproxy
 from bench.subjects.nginx import run_nginx, start_web_server
+from bench.subjects.rust_floor import run_rust_floor, run_rust_floor_no_reuse
 from bench.subjects.stunnel import run_stunnel
 from bench.subjects.subject import Backends, RunningSubject, Starter
 from bench.subjects.touchmark import run_touchmark, run_touchmark_no_reuse, run_touchmark_python
@@ -34,8 +35,13 @@ SUBJECTS: Final[Mapping[str, Starter]] = {
     "haproxy": run_haproxy,
     "stunnel": run_stunnel,
     "ghostunnel": run_ghostunnel,
+    "rust-floor": run_rust_floor,
 }
-NO_REUSE: Final[Mapping[str, Starter]] = {**SUBJECTS, "touchmark": run_touchmark_no_reuse}
+NO_REUSE: Final[Mapping[str, Starter]] = {
+    **SUBJECTS,
+    "touchmark": run_touchmark_no_reuse,
+    "rust-floor": run_rust_floor_no_reuse,
+}
 
 Say = Callable[[str], None]
 

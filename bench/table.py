@@ -28,9 +28,9 @@ def print_table(console: Console, figures: Sequence[Figure], *, rounds: int) -> 
             figure.work,
             figure.metric.value,
             figure.subject,
-            _number(figure.median),
-            _number(figure.min),
-            _number(figure.max),
+            number(figure.median),
+            number(figure.min),
+            number(figure.max),
             figure.unit,
             ratio,
         )
@@ -43,5 +43,6 @@ def _first(figures: Sequence[Figure], figure: Figure) -> tuple[int, int]:
     return work, metric
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
+    """Return three digits of it, or all before the point."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Final
 
 from bench.errors import BenchError
+from bench.page import Page
 from bench.processes import raise_descriptor_limit
 from bench.soak.disturbances import deny_and_allow, lose_ca, lose_peer
 from bench.soak.judgement import FAULT_REASONS, Kept, Sample, Window, find_faults, find_unexplained, read_failures
 from bench.soak.mesh import ADDRESSES, Mesh, running_mesh, sum_of
-from bench.soak.report import put_into_page, split_page, write_report
+from bench.soak.report import write_report
 
 _PREFIX: Final = "touchmark_sidecar_"
 _CIRCLE_S: Final = 60.0
@@ -152,7 +153,7 @@ def main(arguments: Sequence[str]) -> int:
     raise_descriptor_limit()
     try:
         if given.report is not None:
-            split_page(given.report)  # Before, not after all the time that it takes.
+            Page(path=given.report, name="soak").split()  # Before, not after all the time that it takes.
         if given.keep is not None:
             given.keep.mkdir(parents=True)
             report, faults = soak(given, given.keep)
@@ -161,7 +162,7 @@ def main(arguments: Sequence[str]) -> int:
                 report, faults = soak(given, Path(directory))
         print(report)
         if given.report is not None:
-            put_into_page(given.report, report)
+            Page(path=given.report, name="soak").put(report)
     except BenchError as error:
         print(f"error: {error.message}", file=sys.stderr)
         return error.exit_code

@@ -1,17 +1,11 @@
-"""Writes what a soak has shown, into the page between its two marks. Pure but for the page's file."""
+"""Writes what a soak has shown, as Markdown. Pure."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Final
 
-from bench.errors import BenchError
 from bench.soak.judgement import Failure, Kept, Sample, Window
-
-BEGIN: Final = "<!-- soak: begin -->"
-END: Final = "<!-- soak: end -->"
 
 
 def write_report(
@@ -46,33 +40,6 @@ def write_report(
         lines.append(f"| its own descriptors | {_pick([float(each.descriptors) for each in samples])} |")
     lines += ["", *(f"- {fault}" for fault in faults)] if faults else []
     return "\n".join(lines) + "\n"
-
-
-def put_into_page(page: Path, report: str) -> None:
-    """Replace what stands between the page's marks.
-
-    Raises:
-        BenchError: as ``split_page``.
-    """
-    before, after = split_page(page)
-    page.write_text(f"{before}{BEGIN}\n\n{report}\n{END}{after}", encoding="utf-8")
-
-
-def split_page(page: Path) -> tuple[str, str]:
-    """Return what stands before and after the report's marks.
-
-    Raises:
-        BenchError: the page can't be read, or has no such marks.
-    """
-    try:
-        text = page.read_text(encoding="utf-8")
-    except OSError as error:
-        raise BenchError(f"can't read {page}: {error.strerror}", hint="--report takes a page that exists") from error
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise BenchError(f"{page} has no marks for the report", hint=f"put {BEGIN} and {END} there")
-    return before, after
 
 
 def _pick(values: Sequence[float]) -> str:

@@ -77,11 +77,18 @@ async def view_draft(store: Store, namespace: str) -> DraftView:
 
 
 async def is_outdated(store: Store, namespace: str, known: StoredDraft) -> bool:
-    """Tell whether the policy in force has changed since a draft was written."""
+    """Tell whether the policy in force has changed since a draft was written, into another one than the draft."""
     generations = await store.history.list_generations(namespace, limit=MAX_GENERATIONS)
-    draft = known.draft
+    draft, state = known.draft, await store.namespaces.get_state(namespace)
+    drafted = (draft.rules, draft.group_label, draft.requires)
     return await judge(
-        lambda _: has_changed_since(generations, known.written, mode=draft.mode, workload_modes=draft.workload_modes)
+        lambda _: has_changed_since(
+            generations,
+            known.written,
+            mode=draft.mode,
+            workload_modes=draft.workload_modes,
+            are_rules_drafted=drafted == (state.rules, state.group_label, state.requires),
+        )
     )
 
 
@@ -105,6 +112,7 @@ def has_changed_since(
     *,
     mode: Mode | None,
     workload_modes: tuple[WorkloadMode, ...] | None = None,
+    are_rules_drafted: bool = False,
 ) -> bool:
     """Tell whether the policy in force has changed since then; not what no history tells.
 
@@ -112,6 +120,8 @@ def has_changed_since(
         generations: newest first.
         mode: the draft's; where it has none, or the one that is in force now, the mode's change doesn't matter.
         workload_modes: likewise.
+        are_rules_drafted: the rules that are in force now are the draft's: a promotion that the CA has put in force
+            after its command had given up takes nothing back.
     """
     # What the history began with was there before, whenever it was written down.
     then = next((each for each in generations if each.time <= time or each.act == BEFORE), None)
@@ -124,7 +134,7 @@ def has_changed_since(
     if workload_modes is not None and modes[0] != modes[1] != workload_modes:
         return True
     before, now = ((bytes(each.rules), each.group_label, bytes(each.requires)) for each in contents)
-    return before != now
+    return before != now and not are_rules_drafted
 
 
 class Counted(NamedTuple):

@@ -4,7 +4,9 @@ Belongs here: what a sidecar may say, and the queue of what waits for an answer.
 (``ca/store/programs_seen``).
 
 Gathered, because a rollout makes a thousand sidecars say the same within seconds. What a CA that crashes loses is said
-again with the program's next certificate, or half an hour later. A sidecar may lie: what it says is bounded by sidecar
+again with the program's next certificate, or half an hour later. The image of a container that the cluster doesn't name
+yet is looked for at each writing, for some minutes: a pod's status may name it late, and nobody says it again before
+that half an hour. A sidecar may lie: what it says is bounded by sidecar
 and by workload, so that it takes the room of its own workload alone.
 """
 
@@ -37,6 +39,10 @@ MAX_CODE_PER_WORKLOAD: Final = 1024 * 1024
 # What a sidecar says: twice as many programs as are kept of its workload (a certificate request and a report for each),
 # then one a second.
 BURST: Final = 2 * MAX_PER_WORKLOAD
+# A container without an image is looked for so long; so many in all, and of one sidecar.
+IMAGE_WAIT_S: Final = 600.0
+MAX_IMAGELESS: Final = 1_024
+MAX_IMAGELESS_PER_SIDECAR: Final = 16
 _MAX_PATH_CHARACTERS: Final = 1_024
 _MAX_PACKAGE_CHARACTERS: Final = 200
 _CONTAINER: Final = re.compile(r"[0-9a-f]{64}")
@@ -54,33 +60,44 @@ class ProgramsSeen:
         self._clock = clock
         self._gathered = _Gathered()
         self._allowance = Allowance(float(BURST), burst=BURST)
+        # Whose image isn't known yet, by sidecar and program; the oldest first.
+        self._imageless: OrderedDict[tuple[str, Program], tuple[Sighting, Callable[[], str]]] = OrderedDict()
 
-    def take(self, message: ProgramSeen, *, instance: str, workload: Workload, image: str) -> None:
+    def take(
+        self,
+        message: ProgramSeen,
+        *,
+        instance: str,
+        workload: Workload,
+        image: str = "",
+        find_image: Callable[[], str] | None = None,
+    ) -> None:
         """Take in what a sidecar says of a program of its own workload; beyond its allowance nothing.
 
         Arguments:
             image: of the container that it names, by the cluster; empty: not known.
+            find_image: asked again for it, while it isn't.
 
         Raises:
             ProtocolError: no program is like that.
         """
         _check(message)
         now = self._clock()
-        self._gather(
-            Sighting(
-                namespace=workload.namespace,
-                service_account=workload.service_account,
-                program=message.program,
-                path=message.path,
-                package=message.package,
-                images=(ImageSeen(image=image, first=now, last=now),) if image else (),
-                pods=(instance,),
-                parents=message.parents,
-                code=message.code,
-                first=now,
-                last=now,
-            )
+        sighting = Sighting(
+            namespace=workload.namespace,
+            service_account=workload.service_account,
+            program=message.program,
+            path=message.path,
+            package=message.package,
+            images=_name_image(image, now),
+            pods=(instance,),
+            parents=message.parents,
+            code=message.code,
+            first=now,
+            last=now,
         )
+        if self._gather(sighting) and not image and find_image is not None:
+            self._wait_for_image(instance, msgspec.structs.replace(sighting, code=None), find_image)
 
     def note_request(self, program: Program, evidence: ProgramEvidence, *, instance: str, workload: Workload) -> None:
         """Note that a certificate was asked for: all that a sidecar of 0.1 says of a program.
@@ -103,6 +120,7 @@ class ProgramsSeen:
 
     async def flush(self) -> None:
         """Write what was gathered; what can't be written is kept for the next time, as far as there is room."""
+        self._look_for_images()
         gathered, self._gathered = self._gathered.list_all(), _Gathered()
         written = 0
         try:
@@ -132,12 +150,32 @@ class ProgramsSeen:
             is_truncated=listed.is_truncated or any(count >= MAX_PER_WORKLOAD for count in counts.values()),
         )
 
-    def _gather(self, sighting: Sighting) -> None:
+    def _gather(self, sighting: Sighting) -> bool:
         try:
             self._allowance.take(sighting.pods[0], now=sighting.last)
         except AllowanceUsedError:
-            return  # No fault of the stream's: what is true is said again.
+            return False  # No fault of the stream's: what is true is said again.
         self._gathered.add(sighting)
+        return True
+
+    def _wait_for_image(self, instance: str, sighting: Sighting, find_image: Callable[[], str]) -> None:
+        key = instance, sighting.program
+        of_sidecar = sum(1 for other, _ in self._imageless if other == instance)
+        if key not in self._imageless and of_sidecar >= MAX_IMAGELESS_PER_SIDECAR:
+            return
+        self._imageless[key] = sighting, find_image
+        self._imageless.move_to_end(key)
+        if len(self._imageless) > MAX_IMAGELESS:
+            self._imageless.popitem(last=False)
+
+    def _look_for_images(self) -> None:
+        now = self._clock()
+        for key, (sighting, find_image) in list(self._imageless.items()):
+            image = find_image()
+            if image:
+                self._gathered.add(msgspec.structs.replace(sighting, images=_name_image(image, now)))
+            if image or now - sighting.last > IMAGE_WAIT_S:
+                del self._imageless[key]
 
 
 class _Gathered:
@@ -183,6 +221,10 @@ class _Gathered:
         self._used[sighting.workload] -= size
         self._used_by_all -= size
         self._count -= 1
+
+
+def _name_image(image: str, now: float) -> tuple[ImageSeen, ...]:
+    return (ImageSeen(image=image, first=now, last=now),) if image else ()
 
 
 def _measure(code: LoadedCode | None) -> int:

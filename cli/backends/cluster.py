@@ -29,6 +29,7 @@ from cli.cluster import draft_object
 from cli.cluster.connection import MESH_POLICIES, PROGRAMS, SELF_REVIEWS, Cluster, Kind, Object
 from cli.cluster.draft_object import SeenDraft, SeenObject
 from cli.cluster.faults import ChangedError, ForbiddenError, NoCAPodError, OwnedElsewhereError
+from cli.cluster.observation import cron_jobs
 from cli.cluster.port_forward import forward_admin
 from shared.model.adoption.approval_name import choose_name, list_names
 from shared.model.adoption.lint import Surroundings
@@ -84,7 +85,8 @@ class ClusterPolicyBackend:
 
     async def get_readiness(self, namespace: str, *, since_s: float, workload: str = "") -> Readiness:
         """Return what ``explicit`` would have refused."""
-        return await (await self._reach_admin()).get_readiness(namespace, since_s=since_s, workload=workload)
+        found = await (await self._reach_admin()).get_readiness(namespace, since_s=since_s, workload=workload)
+        return await cron_jobs.complete(self._cluster, found)
 
     async def list_decisions(self, query: Mapping[str, str]) -> DecisionList:
         """Return decisions."""
@@ -479,10 +481,11 @@ class ClusterPolicyBackend:
     async def promote_draft(self, seen: SeenDraft, *, is_forced: bool = False) -> Applied:
         """Write the draft as the namespace's MeshPolicy, and end it once the CA has put that in force."""
         document = draft_object.make_document(seen.view)
-        (applied,) = await self.apply([document], is_forced=is_forced, seen=seen.policy)
-        if not applied.is_confirmed:
-            return applied
-        note = await draft_object.end(self._cluster, await self._reach_admin(), seen)
+        async with draft_object.hold_name(self._cluster, seen) as policy:
+            (applied,) = await self.apply([document], is_forced=is_forced, seen=policy)
+        note = draft_object.UNTAKEN
+        if applied.is_confirmed:
+            note = await draft_object.end(self._cluster, await self._reach_admin(), seen)
         return replace(applied, note="; ".join(each for each in (applied.note, note) if each))
 
     async def name_user(self) -> str:
@@ -542,7 +545,7 @@ class ClusterPolicyBackend:
         """Write a MeshPolicy over the one that the CA has put in force as this version of its namespace; None: any.
 
         What the CA says of it in between doesn't matter, what others write does, workloads' modes too. A policy that
-        doesn't exist yet and is made by somebody else at the very same moment isn't noticed.
+        doesn't exist yet and is made by somebody else at the very same moment isn't noticed (a draft's: ``hold_name``).
 
         Raises:
             ConflictError: it is another one, or one that the CA hasn't seen.

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 from cli.admin.client import AdminClient
 from cli.backends.base import PolicyBackend
 from cli.backends.target import Target
+from shared.model.errors import TouchmarkError
 
 if TYPE_CHECKING:
     from cli.cluster.connection import Cluster
@@ -50,6 +51,23 @@ def open_cluster(target: Target) -> AbstractAsyncContextManager[Cluster]:
     from cli.cluster.connection import connect
 
     return connect(target.kubeconfig, target.context)
+
+
+async def find_gaps(target: Target, namespace: str, *, since: float) -> tuple[str, ...]:
+    """Say what the target's cluster knows that can't have been seen since then; nothing outside one.
+
+    Arguments:
+        since: seconds since the epoch.
+    """
+    if not target.in_cluster:
+        return ()
+    from cli.cluster.observation import cron_jobs
+
+    try:
+        async with open_cluster(target) as cluster:
+            return await cron_jobs.find_gaps(cluster, namespace, since=since)
+    except TouchmarkError:
+        return ()
 
 
 @asynccontextmanager

@@ -166,9 +166,15 @@ class Cluster:
             content_type="application/merge-patch+json",
         )
 
-    async def create(self, kind: Kind, value: Object, namespace: str = "", *, dry_run: bool = False) -> Object:
-        """Create an object: one that only asks something (a review), or on trial."""
-        query = {"dryRun": "All"} if dry_run else {}
+    async def create(
+        self, kind: Kind, value: Object, namespace: str = "", *, manager: str = "", dry_run: bool = False
+    ) -> Object:
+        """Create an object: one that only asks something (a review), on trial, or that mayn't be there yet.
+
+        Raises:
+            ChangedError: it is there.
+        """
+        query = ({"fieldManager": manager} if manager else {}) | ({"dryRun": "All"} if dry_run else {})
         action = _name("create", kind, namespace)
         return await self._call("POST", kind.path(namespace), action, query=query, body=value)
 

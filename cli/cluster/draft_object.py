@@ -6,18 +6,22 @@ looked at. Doesn't: writing the policy (``cli/backends/cluster.py``), what a dra
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from cli.cluster.connection import MESH_POLICIES, Cluster, Object
 from cli.cluster.faults import ChangedError
-from shared.model.errors import ConflictError, DocumentError, NotFoundError
+from shared.model.errors import ConflictError, DocumentError, NotFoundError, TouchmarkError
+from shared.model.kubernetes.contract import FIELD_MANAGER
 from shared.model.policy.documents import (
     DRAFT_NAME,
     POLICY_NAME,
     Document,
     DraftDocument,
     MeshPolicyDocument,
+    make_plain,
     read_document,
 )
 
@@ -26,6 +30,7 @@ if TYPE_CHECKING:
     from shared.model.wire.admin import DraftView
 
 _MAX_ATTEMPTS: Final = 5
+UNTAKEN: Final = "the draft stays until the CA has put it in force: repeat this command then, to end it"
 _KEPT: Final = "another draft was written meanwhile, which stays a draft"
 
 
@@ -68,10 +73,7 @@ def check_unchanged(value: Object | None, seen: SeenObject, namespace: str) -> N
         ConflictError: somebody has.
     """
     if note_object(value) != seen:
-        raise ConflictError(
-            f"MeshPolicy {namespace}/{POLICY_NAME} was changed meanwhile: nothing is put in force",
-            hint=f"`touchmark policy draft {namespace} -k` shows what the draft would change by now; then repeat",
-        )
+        raise _changed(namespace)
 
 
 async def look(cluster: Cluster, client: AdminClient, namespace: str) -> SeenDraft:
@@ -95,6 +97,36 @@ async def look(cluster: Cluster, client: AdminClient, namespace: str) -> SeenDra
     if not view.is_object or _read(drafted) != DraftDocument(policy=make_document(view)):
         raise _unseen(namespace, DRAFT_NAME)
     return SeenDraft(view=view, policy=note_object(policy), draft=note_object(drafted))
+
+
+@asynccontextmanager
+async def hold_name(cluster: Cluster, seen: SeenDraft) -> AsyncIterator[SeenObject | None]:
+    """Give the object that a draft is to be written over; where there was none, an empty one, which says nothing.
+
+    Server-side apply makes an object or changes it, and can't be told to do the first alone: what somebody makes at the
+    same moment would be written over unseen. The empty one goes when what follows fails.
+
+    Raises:
+        ConflictError: somebody has made one since the look.
+    """
+    if seen.policy is None or seen.policy.uid:
+        yield seen.policy
+        return
+    namespace = seen.view.namespace
+    (empty,) = make_plain([MeshPolicyDocument(namespace=namespace)])
+    try:
+        made = await cluster.create(MESH_POLICIES, {**empty, "spec": {}}, namespace, manager=FIELD_MANAGER)
+    except ChangedError as error:
+        raise _changed(namespace) from error
+    try:
+        yield note_object(made)
+    except TouchmarkError:
+        with suppress(TouchmarkError):  # An empty policy changes nothing: what failed is what its writer should know.
+            present = await cluster.find(MESH_POLICIES, namespace, POLICY_NAME)
+            if present is not None and note_object(present) == note_object(made):
+                version = str(present["metadata"]["resourceVersion"])
+                await cluster.delete(MESH_POLICIES, namespace, POLICY_NAME, resource_version=version)
+        raise
 
 
 async def end(cluster: Cluster, client: AdminClient, seen: SeenDraft) -> str:
@@ -153,6 +185,13 @@ def _read(value: Object) -> Document | None:
         return read_document({**value, "kind": "MeshPolicy"})
     except DocumentError:
         return None
+
+
+def _changed(namespace: str) -> ConflictError:
+    return ConflictError(
+        f"MeshPolicy {namespace}/{POLICY_NAME} was changed meanwhile: nothing is put in force",
+        hint=f"`touchmark policy draft {namespace} -k` shows what the draft would change by now; then repeat",
+    )
 
 
 def _unseen(namespace: str, name: str) -> ConflictError:

@@ -27,23 +27,31 @@ def coverage(
     """Show how much of each workload was observed: what wasn't seen may still happen.
 
     Pods whose sidecar reported since its start, restarts, records and losses, the age of the newest record, and hours
-    and weekdays at which nothing was ever seen. Jobs that didn't run in the window aren't known here.
+    and weekdays at which nothing was ever seen. In a cluster also CronJobs that didn't start in this time, if you may
+    list them.
 
     Examples: `touchmark coverage shop`, `touchmark coverage shop --since 30d --json`.
     """
+    import asyncio
     import time
 
-    from cli.backends.session import ask_admin
+    from msgspec.structs import replace
+
+    from cli.backends.session import ask_admin, find_gaps
     from cli.commands.edges import build_query
-    from cli.text.output import print_note
+    from cli.text.output import print_line, print_note
 
     target = options.get_target(context)
     query = {"since": build_query(since=since, limit=1)["since"]}
     answer = ask_admin(target, lambda client: client.get_coverage(namespace, query))
+    if target.in_cluster:
+        answer = replace(answer, gaps=asyncio.run(find_gaps(target, namespace, since=answer.since)))
     if as_json:
         _COVERAGE.print(answer)
         return
     show_coverage(answer.workloads, now=time.time())
+    for gap in answer.gaps:
+        print_line(gap)
     if answer.is_truncated:
         print_note("only the newest reports were looked at; use a shorter --since")
 

@@ -67,6 +67,7 @@ def draft(
 
     from cli.backends.session import work_on_policies
     from cli.backends.target import write_options, write_shell_options
+    from cli.cluster.draft_object import make_document
     from cli.commands.applying import check_explicit, check_lint, report_applied
     from cli.commands.shapes import ObjectsDeleted
     from cli.text.output import print_line
@@ -156,6 +157,7 @@ def _exit(view: DraftView) -> None:
 
 def show(view: DraftView, *, target_options: str = "") -> None:
     """Print a draft, who evaluates it, and what it decides otherwise."""
+    from cli.cluster.draft_object import make_document
     from cli.commands.difference import count_connections, describe
     from cli.text.duration import format_time
     from cli.text.output import print_line
@@ -242,13 +244,6 @@ def describe_limits(document: MeshPolicyDocument) -> list[str]:
             "`hosts` are resolved only while the policy in force names them: else what they allow isn't known"
         )
     return limits
-
-
-def make_document(view: DraftView) -> MeshPolicyDocument:
-    """Return a draft as the policy that it would be."""
-    from cli.cluster.draft_object import make_document as make
-
-    return make(view)
 
 
 def check_drafts(documents: Sequence[Document]) -> list[MeshPolicyDocument]:

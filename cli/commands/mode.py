@@ -80,7 +80,8 @@ def mode(
         bool,
         typer.Option(
             "--force",
-            help="Switch although explicit mode would refuse connections that were seen, or nobody knows the workload.",
+            help="Switch although explicit mode would refuse connections that were seen, or nobody knows the workload"
+            " or the namespace.",
         ),
     ] = False,
     for_: Annotated[
@@ -113,8 +114,8 @@ def mode(
     in the generation before (or --to), as a new generation: undo again takes it back.
 
     Exit code 3: --check found something, or the workload has no live sidecar; 4: nobody knows the workload, or the
-    namespace that --check asks about; 7: blocked, or you answered no (or there was no terminal to ask on); 9: switched,
-    but not every sidecar has confirmed.
+    namespace (--force sets its mode all the same); 7: blocked, or you answered no (or there was no terminal to ask on);
+    9: switched, but not every sidecar has confirmed.
 
     In Kubernetes it writes only the fields spec.mode, spec.workloadModes and spec.trial of the namespace's MeshPolicy,
     and creates one if there is none; undo writes MeshPolicy and Programs with your rights, all or none of those that
@@ -166,8 +167,10 @@ def mode(
             return _show(await backend.get_mode(namespace), target_options=target_options, as_json=as_json)
         if target is not None:
             await require_known(backend, namespace, workloads, is_forced=force)
-        if check and not force:
-            await require_known_namespace(backend, namespace)
+        # To permissive in a cluster: a break-glass, which waits for nobody; the API server knows its namespaces.
+        is_checked = target is Mode.EXPLICIT or not options.get_target(context).in_cluster
+        if not force and (check or (is_checked and not workloads)):
+            await require_known_namespace(backend, namespace, is_switch=not check)
         becomes = target or (await backend.get_mode(namespace)).mode or Mode.EXPLICIT
         readiness: list[Readiness] = []
         for asked in workloads or ("",) if becomes is Mode.EXPLICIT else ():

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from shared.model.errors import BlockedError, NotFoundError, RefusedError, UnavailableError
+from shared.model.errors import BlockedError, NotFoundError, RefusedError, TouchmarkError, UnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -146,8 +146,13 @@ async def require_known(backend: PolicyBackend, namespace: str, workloads: Seque
             )
 
 
-async def require_known_namespace(backend: PolicyBackend, namespace: str) -> None:
+async def require_known_namespace(backend: PolicyBackend, namespace: str, *, is_switch: bool = False) -> None:
     """Refuse to judge a namespace that nobody knows: where nothing was seen, nothing stands against a switch.
+
+    Known is what has a sidecar, a policy, or an approved program; in a cluster, what is there.
+
+    Arguments:
+        is_switch: its mode is to be set, which would be in force for nothing.
 
     Raises:
         NotFoundError: there is no such namespace.
@@ -156,7 +161,12 @@ async def require_known_namespace(backend: PolicyBackend, namespace: str) -> Non
 
     from cli.text.output import print_note
 
-    state = await backend.get_mode(namespace)
+    try:
+        state = await backend.get_mode(namespace)
+    except TouchmarkError:
+        if is_switch:  # The switch itself says what can't be reached.
+            return
+        raise
     if state.version or state.total or state.wanted is not None:
         return
     known = (await backend.look_around()).namespaces
@@ -164,10 +174,12 @@ async def require_known_namespace(backend: PolicyBackend, namespace: str) -> Non
         print_note(f"can't tell whether there is a namespace {namespace}: no sidecar runs in it, and no policy is set")
     elif namespace not in known:
         close = get_close_matches(namespace, sorted(known), n=3, cutoff=0.5)
-        raise NotFoundError(
-            f"there is no namespace {namespace}: nothing was seen of it, so that nothing can be said of a switch",
-            hint=f"did you mean {' or '.join(close)}?" if close else "`touchmark status` lists those with sidecars",
-        )
+        if is_switch:
+            said, way_on = "its mode would be in force for nothing", "; --force sets its mode all the same"
+        else:
+            said, way_on = "nothing was seen of it, so that nothing can be said of a switch", ""
+        meant = f"did you mean {' or '.join(close)}?" if close else "`touchmark status` lists those with sidecars"
+        raise NotFoundError(f"there is no namespace {namespace}: {said}", hint=meant + way_on)
 
 
 def list_newly_explicit(

@@ -15,9 +15,10 @@ from cli.text.json_result import JsonResult, prints
 from cli.text.printable import escape, is_plain
 
 if TYPE_CHECKING:
+    from cli.backends.base import PolicyBackend
     from shared.model.adoption.fixes import Fix
     from shared.model.policy.reasons import Reason
-    from shared.model.wire.admin import Cause, Readiness
+    from shared.model.wire.admin import Cause, DraftView, Readiness
 
 _READINESS: JsonResult[Readiness] = JsonResult()
 _MAX_FAILURES = 5
@@ -61,9 +62,12 @@ def ready(
         subject = str(parse_workload(workload if "/" in workload else f"{namespace}/{workload}"))
     since_s = parse_duration(since, "--since")
     target = options.get_target(context)
-    readiness = work_on_policies(
-        target, lambda backend: backend.get_readiness(namespace, since_s=since_s, workload=subject)
-    )
+
+    async def ask(backend: PolicyBackend) -> tuple[Readiness, DraftView | None]:
+        found = await backend.get_readiness(namespace, since_s=since_s, workload=subject)
+        return found, None if as_json or subject else await _find_draft(backend, namespace)
+
+    readiness, drafted = work_on_policies(target, ask)
     target_options = write_shell_options(target, os.environ)
     if readiness.verdict is None:
         command = add_options(f"touchmark mode {namespace} --check", target_options)
@@ -73,6 +77,8 @@ def ready(
     else:
         print_line(f"{subject or namespace}: {readiness.verdict.upper()} (mode now: {readiness.mode})")
         show_readiness(readiness, since, target_options=target_options)
+        if drafted is not None:
+            print_line(describe_draft(drafted, target_options=target_options))
     code = {
         ReadinessVerdict.READY: ExitCode.SUCCESS,
         ReadinessVerdict.BLOCKED: ExitCode.CHECK_FAILED,
@@ -80,6 +86,35 @@ def ready(
     }[readiness.verdict]
     if code:
         raise typer.Exit(code)
+
+
+async def _find_draft(backend: PolicyBackend, namespace: str) -> DraftView | None:
+    """Return a namespace's draft; None where it has none, or it can't be asked for: it isn't what was asked."""
+    from shared.model.errors import TouchmarkError
+
+    try:
+        return await backend.get_draft(namespace)
+    except TouchmarkError:
+        return None
+
+
+def describe_draft(view: DraftView, *, target_options: str) -> str:
+    """Say in a line that there is a draft, and what it has found: a readiness goes by the rules in force alone."""
+    from cli.backends.target import add_options
+    from cli.commands.difference import count_connections
+
+    found = [
+        f"{count_connections(changes)} {name}"
+        for changes, name in (
+            (view.denied, "newly denied"),
+            (view.settled, "newly denied before and allowed by now"),
+            (view.allowed, "newly allowed"),
+        )
+        if changes
+    ]
+    said = ", ".join(found) or ("nothing changed so far" if view.evaluated_since else "no verdict of it has come yet")
+    command = add_options(f"touchmark policy draft {view.namespace}", target_options)
+    return f"there is a draft, which isn't looked at here ({said}): `{command}`"
 
 
 def show_readiness(readiness: Readiness, since: str, *, target_options: str) -> None:

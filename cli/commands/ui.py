@@ -121,8 +121,8 @@ def make_actions(target: Target) -> Actions:
     from cli.backends.rights import find_rights
     from cli.backends.session import open_policies
     from cli.backends.target import add_options, write_options
+    from cli.cluster.draft_object import make_document
     from cli.commands.applying import check_explicit, lint_documents, require_sound
-    from cli.commands.draft import make_document
     from cli.commands.mode_switch import Consent, require_consent
     from cli.ui.actions import Actions
 
@@ -149,9 +149,11 @@ def make_actions(target: Target) -> Actions:
 
 def make_answers(connection: Connection, target: Target) -> Answers:
     """Return what the page may ask, in the words of the commands."""
+    from cli.backends.session import find_gaps
     from cli.backends.target import write_options
+    from cli.cluster.draft_object import make_document
     from cli.commands.decisions import find_fixes
-    from cli.commands.draft import describe_limits, make_document
+    from cli.commands.draft import describe_limits
     from cli.commands.ready import describe_cause, describe_fix
     from cli.ui.answers import Answers, Words
 
@@ -160,6 +162,7 @@ def make_answers(connection: Connection, target: Target) -> Answers:
         cause=describe_cause,
         fix=lambda fix, reason, path: describe_fix(fix, reason, path=path, target_options=options),
         notes=lambda view: describe_limits(make_document(view)),
+        gaps=lambda namespace, since: find_gaps(target, namespace, since=since),
         fixes=find_fixes,
     )
     return Answers(connection, words, target=describe_target(target), options=options)

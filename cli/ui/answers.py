@@ -16,6 +16,7 @@ from typing import Any, Final
 import msgspec
 
 from cli.admin.client import AdminClient
+from cli.cluster.observation.cron_jobs import add_gaps
 from cli.text.decision import describe_answer, describe_fully
 from cli.text.duration import parse_duration
 from cli.text.printable import escape
@@ -83,12 +84,14 @@ class Words:
         cause: who connected to what.
         fix: the lines of what lets a connection pass that was refused for this reason, of a program at this path.
         notes: what sidecars can't tell of a draft.
+        gaps: what can't have been seen of a namespace since then.
         fixes: what would let these decisions' connections pass by these rules: fix, reason, path.
     """
 
     cause: Callable[[Cause], str]
     fix: Callable[[Fix | None, Reason, str], list[str]]
     notes: Callable[[DraftView], list[str]]
+    gaps: Callable[[str, float], Awaitable[tuple[str, ...]]]
     fixes: Callable[[Iterable[DecisionView], dict[str, NamespaceState]], list[tuple[Fix, Reason, str]]]
 
 
@@ -161,6 +164,7 @@ class Answers:
         check_query(query, "namespace", "since")
         namespace, since_s = check_namespace(query.get("namespace", "")), read_since_s(query)
         found = await self._connection.ask(lambda client: client.get_readiness(namespace, since_s=since_s))
+        found = add_gaps(found, await self._words.gaps(namespace, found.since))
         return ShownReadiness(
             readiness=msgspec.structs.replace(found, causes=(), failures=(), refused=()),
             causes=tuple(self._show_cause(cause) for cause in found.causes),
@@ -174,7 +178,11 @@ class Answers:
         namespace, since = check_namespace(query.get("namespace", "")), _read_since(query, "7d")
         found = await self._connection.ask(lambda client: client.get_coverage(namespace, {"since": since}))
         return ShownCoverage(
-            namespace=namespace, now=time.time(), workloads=found.workloads, is_truncated=found.is_truncated
+            namespace=namespace,
+            now=time.time(),
+            workloads=found.workloads,
+            is_truncated=found.is_truncated,
+            gaps=await self._words.gaps(namespace, found.since),
         )
 
     async def timeline(self, query: Query) -> ShownTimeline:

@@ -26,6 +26,7 @@ DENIED: Final = "newly denied"
 MARKED: Final = "newly marked"
 ALLOWED: Final = "newly allowed"
 UNKNOWN: Final = "not seen since"
+SETTLED: Final = "allowed by now"
 _STRICTEST: Final = ("deny", "would deny", "allow")
 _Link = tuple[str, str, int]
 
@@ -68,11 +69,13 @@ def show_draft(
         waiting=view.waiting,
         denied=tuple(_show_change(each, view, fix) for each in view.denied[:MAX_SHOWN]),
         allowed=tuple(_show_change(each, view, fix) for each in view.allowed[:MAX_SHOWN]),
+        settled=tuple(_show_change(each, view, fix, change=SETTLED) for each in view.settled[:MAX_SHOWN]),
         unchanged=view.unchanged,
         uncounted=view.uncounted,
-        is_truncated=view.is_truncated or max(len(view.denied), len(view.allowed)) > MAX_SHOWN,
+        is_truncated=view.is_truncated or max(len(view.denied), len(view.allowed), len(view.settled)) > MAX_SHOWN,
         is_partly_unknown=view.is_partly_unknown,
         is_outdated=view.is_outdated,
+        is_object=view.is_object,
         notes=tuple(notes(view)),
         promote=Command(line=f"touchmark policy draft {namespace} --promote{force}{options}"),
         drop=Command(
@@ -84,7 +87,7 @@ def show_draft(
 
 
 def _show_change(
-    changed: DecidedOtherwise, view: DraftView, write: Callable[[Fix, Reason, str], ShownFix]
+    changed: DecidedOtherwise, view: DraftView, write: Callable[[Fix, Reason, str], ShownFix], *, change: str = ""
 ) -> ShownChange:
     fixes = []
     for each in changed.fixes:
@@ -94,7 +97,7 @@ def _show_change(
             shown = msgspec.structs.replace(shown, lines=(head, *shown.lines[1:]))
         fixes.append(shown)
     return ShownChange(
-        change=_name_change(changed),
+        change=change or _name_change(changed),
         before=changed.before,
         after=changed.after,
         reason=changed.reason,

@@ -104,12 +104,13 @@ class ShownReadiness(_Answer, frozen=True):
 
 
 class ShownCoverage(_Answer, frozen=True):
-    """How much was observed; ``now`` is the CA's clock's, as far as this machine knows."""
+    """How much was observed; ``now`` is the CA's clock's, as far as this machine knows. ``gaps``: of all workloads."""
 
     namespace: str
     now: float
     workloads: tuple[WorkloadCoverage, ...]
     is_truncated: bool
+    gaps: tuple[str, ...] = ()
 
 
 class PlacedNode(_Answer, frozen=True):
@@ -205,7 +206,9 @@ class ShownDraft(_Answer, frozen=True):
         number: 0: it has none; then ``write`` are the commands that write one.
         mode: empty: the one in force.
         evaluated_since: 0: no verdict of it has come.
+        settled: what it denied newly before, and allows by now.
         notes: what sidecars can't tell of it.
+        is_object: it is what an object says, which alone changes it: ``drop`` is for a terminal then.
     """
 
     namespace: str
@@ -219,11 +222,13 @@ class ShownDraft(_Answer, frozen=True):
     waiting: tuple[str, ...] = ()
     denied: tuple[ShownChange, ...] = ()
     allowed: tuple[ShownChange, ...] = ()
+    settled: tuple[ShownChange, ...] = ()
     unchanged: int = 0
     uncounted: int = 0
     is_truncated: bool = False
     is_partly_unknown: bool = False
     is_outdated: bool = False
+    is_object: bool = False
     notes: tuple[str, ...] = ()
     write: tuple[str, ...] = ()
     promote: Command = Command(line="")

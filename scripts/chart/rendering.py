@@ -12,7 +12,7 @@ import yaml
 from scripts.chart.templates import SYSTEM_NAMESPACE, normalise
 
 # With these the chart says what the manifests say.
-SINGLE = ("--set", "crds.keep=false")
+SINGLE = ("--set", "crds.keep=false,storage.keep=false")
 SEVERAL = (*SINGLE, "--set", "database.secret=touchmark-database")
 
 _KUBE_VERSION = "1.30.0"  # A helm that was built without its flags takes the cluster for an old one.

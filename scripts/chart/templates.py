@@ -73,6 +73,7 @@ priorityClassName: {{ . | quote }}
     "image-pull-policy": "{{- with .Values.image.pullPolicy }}\nimagePullPolicy: {{ . }}\n{{- end }}\n",
     "storage-class": "{{- with .Values.storage.className }}\nstorageClassName: {{ . | quote }}\n{{- end }}\n",
     "keep": '{{- if .Values.crds.keep }}\nannotations: {"helm.sh/resource-policy": keep}\n{{- end }}\n',
+    "keep-store": '{{- if .Values.storage.keep }}\nannotations: {"helm.sh/resource-policy": keep}\n{{- end }}\n',
 }
 # What stands in the place of an item `- '@@name'` of a list.
 _ITEMS: Final = {
@@ -196,6 +197,8 @@ def _choose_settings(document: Json) -> None:
 def _choose_claim(document: Json) -> None:
     document["spec"]["resources"]["requests"]["storage"] = f"{_PREFIX}storage"
     document["spec"][f"{_PREFIX}storage-class"] = None
+    assert "annotations" not in document["metadata"]
+    document["metadata"][f"{_PREFIX}keep-store"] = None
 
 
 def _choose_network(document: Json) -> None:

@@ -26,13 +26,13 @@ def main(arguments: list[str]) -> int:
 
 
 def prepare_api() -> None:
-    """Etcd, kube-apiserver and kubectl, unless ``KUBEBUILDER_ASSETS`` names a directory that has them."""
+    """Etcd, kube-apiserver, kubectl and Helm; where ``KUBEBUILDER_ASSETS`` names a directory, its first three alone."""
     if os.environ.get("KUBEBUILDER_ASSETS"):
         for program in ("etcd", *binaries.API):
             binaries.locate(program)
         return
     packages.ensure(packages.API)
-    binaries.build(binaries.list_api())
+    binaries.build((*binaries.list_api(), binaries.HELM))
 
 
 def prepare_node() -> None:

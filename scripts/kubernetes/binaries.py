@@ -3,7 +3,8 @@
 `components/`, `oldest/` and `coredns/` are small Go modules with one main package a program; their ``go.sum`` pins
 everything by hash. `oldest/` is the API server of the oldest release that Touchmark supports: `make test-kubernetes
 K8S=1.30`. k8s.io/kubernetes names its staging modules by paths that hold only in its own tree, so that ``go.mod``
-replaces each by the published module of the same release.
+replaces each by the published module of the same release. `helm/` names Helm as its tool, since nobody can import its
+main package; it pins Kubernetes' libraries of that release.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from scripts.kubernetes import cache, packages
 HERE = Path(__file__).parent
 API = ("kube-apiserver", "kubectl")
 OLDEST_API = "oldest-kube-apiserver"
+HELM = "helm"
 NODE = (*API, "kube-controller-manager", "kube-scheduler", "kube-proxy", "kubelet", "coredns", "pause")
 _GO_AT_LEAST = (1, 24)
 
@@ -72,21 +74,23 @@ def build(programs: Sequence[str]) -> None:
         if not stale:
             return
         go = _find_go()
-        cache.say(f"building {', '.join(stale)} (Kubernetes {_release(stale[0])}; minutes from empty caches)")
+        cache.say(f"building {', '.join(stale)} (minutes from empty caches)")
         (cache.directory() / "bin").mkdir(exist_ok=True)
         for module in dict.fromkeys(map(_module, stale)):
             _build(go, module, [program for program in stale if _module(program) == module])
 
 
 def _module(program: str) -> Path:
-    return HERE / {"coredns": "coredns", OLDEST_API: "oldest"}.get(program, "components")
+    return HERE / {"coredns": "coredns", OLDEST_API: "oldest", HELM: "helm"}.get(program, "components")
 
 
 def sources(program: str) -> list[Path]:
     """What a program is made of."""
     module = _module(program)
-    main = module / "main.go" if program == "coredns" else module / "cmd" / program
-    return [module / "go.mod", module / "go.sum", main]
+    pins = [module / "go.mod", module / "go.sum"]
+    if program == HELM:
+        return pins
+    return [*pins, module / "main.go" if program == "coredns" else module / "cmd" / program]
 
 
 def _stamp(program: str) -> Path:
@@ -102,14 +106,13 @@ def _is_current(program: str) -> bool:
 
 def key(program: str) -> str:
     """What the stamp of a current program says."""
-    return cache.digest(sources(program), *_linker_flags(_release(program)))
+    return cache.digest(sources(program), *_linker_flags(program))
 
 
-def _release(program: str) -> str:
-    return version("oldest") if program == OLDEST_API else version()
-
-
-def _linker_flags(release: str) -> list[str]:
+def _linker_flags(program: str) -> list[str]:
+    if program == HELM:
+        return ["-s", "-w"]
+    release = version("oldest") if program == OLDEST_API else version()
     major, minor, _ = release.split(".")
     place = "k8s.io/component-base/version"
     values = {
@@ -129,7 +132,7 @@ def _build(go: Path, module: Path, programs: Sequence[str]) -> None:
         command = ["nice", str(go), "build", "-mod=readonly", "-buildvcs=false", "-o", f"{unfinished}/"]
         command += [
             "-ldflags",
-            " ".join(_linker_flags(_release(programs[0]))),
+            " ".join(_linker_flags(programs[0])),
             *(_package(program) for program in programs),
         ]
         # Static, so that no C compiler is needed; by this machine's Go, never by one that Go would download.
@@ -143,7 +146,7 @@ def _build(go: Path, module: Path, programs: Sequence[str]) -> None:
 
 
 def _package(program: str) -> str:
-    return "." if program == "coredns" else f"./cmd/{program}"
+    return {"coredns": ".", HELM: "helm.sh/helm/v3/cmd/helm"}.get(program, f"./cmd/{program}")
 
 
 def _find_go() -> Path:

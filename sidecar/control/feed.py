@@ -101,6 +101,8 @@ class Feed:
         self._receiver = receiver
         self._events = events
         self._silent_resumes = 0
+        # The wall clock by which certificates held last, as its distance from the time since the machine's start.
+        self._proven_clock = time.time() - _since_start_s()
 
     async def run(self) -> None:
         """Serve the stream that joining opened, open another after every loss and under every new credential, until
@@ -108,7 +110,8 @@ class Feed:
 
         Raises:
             CertificateExpiredError: the sidecar's own certificate ended while no stream could be had, and joining can't
-                be repeated, or the CA refuses its renewal key.
+                be repeated, or the CA refuses its renewal key. A wall clock that was set ahead ends none: it may be set
+                back, and the CA goes by its own.
         """
         backoff = Backoff()
         loop = asyncio.get_running_loop()
@@ -120,7 +123,7 @@ class Feed:
                     backoff = Backoff()
                 continue
             await self._pause(backoff.next())
-            if self.has_expired() and not self._joining.can_heal:
+            if self._has_surely_expired() and not self._joining.can_heal:
                 raise CertificateExpiredError(
                     "this sidecar's certificate has expired while the CA couldn't be reached",
                     hint=f"make a new token with `touchmark ca join-token {self._joining.workload}` and start it again",
@@ -130,6 +133,9 @@ class Feed:
     def has_expired(self) -> bool:
         """Tell whether the sidecar's own certificate has ended."""
         return self._credentials.own.not_after <= time.time()
+
+    def _has_surely_expired(self) -> bool:
+        return self.has_expired() and self._credentials.own.not_after <= self._proven_clock + _since_start_s()
 
     async def _pause(self, delay_s: float) -> None:
         """Wait before the next try; shorter where a part needs the CA."""
@@ -192,6 +198,7 @@ class Feed:
 
     async def _serve(self, link: Link) -> None:
         """Serve one stream until it is lost, closed, or replaced by one under the renewed credential."""
+        self._proven_clock = time.time() - _since_start_s()
         ends = {
             asyncio.create_task(link.send_queued(), name="feed writer"),
             asyncio.create_task(self._read(link), name="feed reader"),
@@ -251,3 +258,8 @@ class Feed:
                 raise RefusedError(f"{message.code}: {message.message}", hint=message.hint)
             else:
                 self._receiver.receive(message)
+
+
+def _since_start_s() -> float:
+    """Return the seconds since the machine's start, sleep included: nobody sets this clock."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)

@@ -1,7 +1,8 @@
 """The key by which a sidecar outside Kubernetes comes back after an outage: kept, used once, followed by another one.
 
-Belongs here: the key's life, and what is written of it. Doesn't: the file (``state_directory.py``), or the stream
-(``sidecar/control``). Draws keys. Without a directory it lives as long as the process.
+Belongs here: the key's life, and what is written of it. Doesn't: the file (``state_directory.py``), a TPM that makes
+and keeps the keys (``tpm.py``), or the stream (``sidecar/control``). Draws keys. Without a directory one lives as long
+as the process.
 
 The successor is written before it is offered, and takes the key's place only when the CA's answer is there: whichever
 message is lost, and whenever the process ends, the same key asks again with the same successor.
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from enum import Enum, auto
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 from cryptography import x509
@@ -32,6 +33,9 @@ from shared.model.trust.renewal import describe_renewal
 from shared.model.wire.messages import Registration, Renew
 from sidecar.credential.state_directory import FILE, StateDirectory
 
+if TYPE_CHECKING:
+    from sidecar.credential.tpm import Tpm
+
 
 class Kept(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What outlives the process.
@@ -40,7 +44,7 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         token_id: of the join token that the sidecar joined by.
         ca: ``host:port``, as that token named it.
         instance: the sidecar's name.
-        key: PKCS #8, DER.
+        key: PKCS #8, DER; or, behind ``TPM2``, what a TPM gave of it.
         following: the successor that was offered, and whose answer isn't there yet.
         roots: DER, of the trust bundle.
     """
@@ -66,6 +70,7 @@ class _Asked(Enum):
 
 # What is kept when a sidecar has joined: a key, names, and the roots of a trust bundle that is usual.
 _KEPT_BYTES: Final = 16 * 1024
+_IN_TPM: Final = b"TPM2"
 _decoder: msgspec.json.Decoder[Kept] = msgspec.json.Decoder(Kept, strict=True)
 
 
@@ -76,14 +81,16 @@ class RenewalKey:
         kept: what there is of it.
         directory: where it is written; None: nowhere.
         is_known: whether the CA has it already.
+        tpm: makes its successors; None: they are drawn here.
 
     Attributes:
         grace_s: for so long after the certificate's end it counts, as the CA said last; 0: not known, or not at all.
     """
 
-    def __init__(self, kept: Kept, directory: StateDirectory | None, *, is_known: bool) -> None:
+    def __init__(self, kept: Kept, directory: StateDirectory | None, *, is_known: bool, tpm: Tpm | None = None) -> None:
         self._kept = kept
         self._directory = directory
+        self._tpm = tpm
         self._is_known = is_known
         self._asked = _Asked.NOTHING
         self._writing = asyncio.Lock()
@@ -107,19 +114,25 @@ class RenewalKey:
     @property
     def place(self) -> str:
         """Where it is kept, for people."""
-        return "memory" if self._directory is None else str(self._directory.path)
+        if self._directory is None:
+            return "memory"
+        if self._tpm is not None and self._kept.key.startswith(_IN_TPM):
+            return f"{self._directory.path}, bound to the TPM {self._tpm.path}"
+        return str(self._directory.path)
 
     async def offer(self) -> bytes:
         """Return the request (DER) by which the CA learns the key when the sidecar joins.
 
         Raises:
-            UnavailableError: the key couldn't be kept afterwards: the join token would be spent for nothing.
+            InputError: the TPM no longer knows the key.
+            UnavailableError: the key couldn't be kept afterwards: the join token would be spent for nothing. Or the TPM
+                doesn't answer.
         """
         if self._directory is not None:
             async with self._writing:
                 await asyncio.to_thread(self._directory.check_writable, _KEPT_BYTES)
         self._asked = _Asked.TO_KEEP
-        return _make_request(_load(self._kept.key))
+        return await asyncio.to_thread(self._request, self._kept.key)
 
     async def renew(self, csr: bytes, registration: Registration, *, nonce: bytes, server_certificate: bytes) -> Renew:
         """Make the message that uses the key up.
@@ -129,11 +142,13 @@ class RenewalKey:
             nonce, server_certificate: of the stream that it will be sent on.
 
         Raises:
-            UnavailableError: the successor can't be written.
+            InputError: the TPM no longer knows the key.
+            UnavailableError: the successor can't be written, or the TPM doesn't answer.
         """
         if self._kept.following is None:
-            await self._change(following=_draw())
-        key, following = _load(self._kept.key), _make_request(_load(self._kept.following or b""))
+            await self._change(following=await asyncio.to_thread(_draw, self._tpm))
+        key = await asyncio.to_thread(_load, self._kept.key, self._tpm)
+        following = await asyncio.to_thread(self._request, self._kept.following or b"")
         statement = describe_renewal(
             nonce=nonce,
             server_certificate=server_certificate,
@@ -147,7 +162,7 @@ class RenewalKey:
             csr=csr,
             key=key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo),
             following=following,
-            signature=key.sign(statement, ec.ECDSA(hashes.SHA256())),
+            signature=await asyncio.to_thread(key.sign, statement, ec.ECDSA(hashes.SHA256())),
             registration=registration,
         )
 
@@ -180,6 +195,9 @@ class RenewalKey:
         if self._is_known and roots != self._kept.roots:
             await self._change(roots=roots)
 
+    def _request(self, key: bytes) -> bytes:
+        return _make_request(_load(key, self._tpm))
+
     async def _change(self, **values: object) -> None:
         async with self._writing:
             kept = msgspec.structs.replace(self._kept, **values)
@@ -188,25 +206,35 @@ class RenewalKey:
             self._kept = kept
 
 
-def begin_renewal_key(token: JoinToken, *, instance: str, directory: StateDirectory | None) -> RenewalKey:
-    """Draw a key for a sidecar that joins by this token."""
+def begin_renewal_key(
+    token: JoinToken, *, instance: str, directory: StateDirectory | None, tpm: Tpm | None = None
+) -> RenewalKey:
+    """Draw a key for a sidecar that joins by this token, in the TPM if there is one.
+
+    Raises:
+        UnavailableError: the TPM doesn't answer, or refuses.
+    """
     kept = Kept(
         token_id=token.token_id,
         ca=token.ca,
         trust_domain=token.trust_domain,
         workload=token.workload,
         instance=instance,
-        key=_draw(),
+        key=_draw(tpm),
     )
-    return RenewalKey(kept, directory, is_known=False)
+    return RenewalKey(kept, directory, is_known=False, tpm=tpm)
 
 
-def load_renewal_key(directory: StateDirectory) -> RenewalKey | None:
+def load_renewal_key(directory: StateDirectory, *, tpm: Tpm | None = None) -> RenewalKey | None:
     """Return the key that an earlier process has written; None: there is none.
 
+    Arguments:
+        tpm: makes its successors, also of a key that was drawn without one.
+
     Raises:
-        InputError: the file can't be used.
+        InputError: the file can't be used, or its key is another TPM's.
         MachineError: it can't be read.
+        UnavailableError: the TPM doesn't answer, or refuses.
     """
     content = directory.read()
     if content is None:
@@ -216,7 +244,7 @@ def load_renewal_key(directory: StateDirectory) -> RenewalKey | None:
         parse_workload(kept.workload)
         for key in (kept.key, kept.following):
             if key is not None:
-                _load(key)
+                _load(key, tpm)
         for root in kept.roots:
             x509.load_der_x509_certificate(root)
         if not kept.roots:
@@ -225,15 +253,23 @@ def load_renewal_key(directory: StateDirectory) -> RenewalKey | None:
         raise InputError(
             f"{directory.path / FILE} is damaged", hint="take it away, and start the sidecar with a new join token"
         ) from error
-    return RenewalKey(kept, directory, is_known=True)
+    return RenewalKey(kept, directory, is_known=True, tpm=tpm)
 
 
-def _draw() -> bytes:
+def _draw(tpm: Tpm | None) -> bytes:
+    if tpm is not None:
+        return tpm.draw()
     key = ec.generate_private_key(ec.SECP256R1())
     return key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
 
 
-def _load(der: bytes) -> ec.EllipticCurvePrivateKey:
+def _load(der: bytes, tpm: Tpm | None) -> ec.EllipticCurvePrivateKey:
+    if der.startswith(_IN_TPM):
+        if tpm is None:
+            raise InputError(
+                "the renewal key is bound to a TPM", hint="name it by --tpm, as before: /dev/tpmrm0 on Linux"
+            )
+        return tpm.load(der)
     key = load_der_private_key(der, password=None)
     if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
         raise ValueError("not a P-256 key")

@@ -111,8 +111,9 @@ def _choose_joining(configuration: Configuration) -> tuple[Configuration, Joinin
     """Return how to join, and where; and the configuration, with the name of a sidecar that comes back.
 
     Raises:
-        InputError: neither a join token nor a renewal key can be used, or the key is that of another name.
-        MachineError: the state directory can't.
+        InputError: neither a join token nor a renewal key can be used, or the key is that of another name or TPM.
+        MachineError: the state directory or the TPM can't.
+        UnavailableError: the TPM doesn't answer.
     """
     options = configuration.pod
     if options is None or configuration.ca is None:
@@ -140,7 +141,12 @@ def _choose_renewal(configuration: Configuration) -> ByRenewal:
     if configuration.state_directory is not None:
         directory = StateDirectory(configuration.state_directory, owner=_future_user(configuration))
     token = None if configuration.token is None else parse_join_token(configuration.token)
-    kept = None if directory is None else load_renewal_key(directory)
+    tpm = None
+    if configuration.tpm is not None:
+        from sidecar.credential.tpm import Tpm  # Only where it is wanted.
+
+        tpm = Tpm(configuration.tpm)
+    kept = None if directory is None else load_renewal_key(directory, tpm=tpm)
     if kept is not None and token is not None and token.token_id != kept.kept.token_id:
         kept = None
     if kept is not None:
@@ -150,7 +156,8 @@ def _choose_renewal(configuration: Configuration) -> ByRenewal:
             f"no join token is given, and {configuration.state_directory} holds no renewal key",
             hint=f"make one with `touchmark ca join-token`; give it by --token-file or in {TOKEN_VARIABLE}",
         )
-    return ByRenewal(begin_renewal_key(token, instance=configuration.instance, directory=directory), token)
+    renewal = begin_renewal_key(token, instance=configuration.instance, directory=directory, tpm=tpm)
+    return ByRenewal(renewal, token)
 
 
 def _future_user(configuration: Configuration) -> int | None:

@@ -102,6 +102,7 @@ class Configuration:
         token: a join token's text; None when there is none.
         pod: how to join in Kubernetes instead; None elsewhere.
         state_directory: where the renewal key is kept; None: in memory.
+        tpm: the device of the TPM that makes the renewal keys and signs with them; None: they stand in the file.
         instance: names this sidecar in decisions; one that comes back by its key keeps its name.
         is_named: somebody has chosen that name.
         takes_remote_clients: outbound listeners may have addresses that aren't loopback; who isn't a program of this
@@ -132,6 +133,7 @@ class Configuration:
     ca: tuple[str, int] | None = None
     token: str | None = field(default=None, repr=False)
     state_directory: Path | None = None
+    tpm: Path | None = None
     instance: str = ""
     is_named: bool = False
     capture: CaptureKind = CaptureKind.LISTENERS
@@ -178,6 +180,11 @@ class Configuration:
             raise InputError(
                 "no join token is given",
                 hint=f"make one with `touchmark ca join-token`; give it by --token-file or in {TOKEN_VARIABLE}",
+            )
+        if self.tpm is not None and self.state_directory is None:
+            raise InputError(
+                "--tpm binds the renewal key of a state directory to this machine",
+                hint="--state-directory; in memory nobody reads the key, and a pod has none",
             )
         # A listeners-only sidecar without inbound programs only dials: no peer needs to reach it.
         if not self.tunnel_addresses and (self.inbound or self.capture is CaptureKind.REDIRECT):

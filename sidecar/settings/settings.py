@@ -192,6 +192,11 @@ SETTINGS = (
         help="outside Kubernetes: keep the renewal key here, by which the sidecar comes back without a new join token",
     ),
     Setting(
+        name="tpm", options=("--tpm",), yaml="tpm", metavar="DEVICE", parse=Path, read=_read_path, default="none",
+        help="with a state directory: this TPM 2.0 (/dev/tpmrm0) makes the renewal key and signs by it, so that the"
+        " file is worth nothing on another machine",
+    ),
+    Setting(
         name="service_account_token", options=("--service-account-token",), metavar="FILE", parse=Path,
         help="in Kubernetes: the pod's token for the CA",
     ),

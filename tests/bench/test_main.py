@@ -17,6 +17,7 @@ def test_by_default_everything_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     assert options.subjects == ["touchmark", "touchmark-python", "envoy", "nginx", "haproxy", "stunnel"]
     monkeypatch.setattr(shutil, "which", lambda name: f"/usr/local/bin/{name}")
     assert parse_arguments([]).subjects[-1] == "ghostunnel"
+    assert parse_arguments(["--subjects", "rust-floor"]).subjects == ["rust-floor"]
     assert options.rounds == 3
 
 

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import os
+import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Final
 
 import pytest
 
 from ca.runtime.compose import RunningCA
-from shared.model.errors import RefusedError
+from shared.model.errors import InputError, RefusedError
 from shared.model.trust.join_token import parse_join_token
 from shared.model.wire import admin as api
 from shared.model.wire.messages import BundleInstalled, FromCA, Welcome
@@ -30,9 +31,11 @@ from sidecar.control.uplink import Uplink
 from sidecar.credential.credential import Credential, KeyRequest, accept_chain
 from sidecar.credential.renewal_key import begin_renewal_key, load_renewal_key
 from sidecar.credential.state_directory import StateDirectory
+from sidecar.credential.tpm import Tpm
 from sidecar.events import Events
 from sidecar.mesh.trust import Trust
 from tests.ca.running import Admin, eventually, make_registration, make_token, running_ca
+from tests.sidecar.emulated_tpm import NEEDS_SWTPM, Emulator
 from tests.sidecar.little_ca import until
 
 AWAY_S: Final = 8 * 3_600.0
@@ -114,10 +117,11 @@ async def ca(tmp_path: Path, clock: Clock) -> AsyncIterator[RunningCA]:
         yield running
 
 
-async def first(ca: RunningCA, sink: LineSink, directory: StateDirectory | None) -> Control:
+async def first(ca: RunningCA, sink: LineSink, directory: StateDirectory | None, tpm: Tpm | None = None) -> Control:
     """Make a sidecar that has a join token."""
     token = parse_join_token(await make_token(ca))
-    return Control(ByRenewal(begin_renewal_key(token, instance="web-1", directory=directory), token), ca.listen, sink)
+    key = begin_renewal_key(token, instance="web-1", directory=directory, tpm=tpm)
+    return Control(ByRenewal(key, token), ca.listen, sink)
 
 
 @asynccontextmanager
@@ -165,17 +169,41 @@ async def test_a_sidecar_that_the_ca_was_away_from_heals_in_its_own_process(
         await until(lambda: control.uplink.is_connected, timeout_s=WAIT_S)
 
 
+@pytest.fixture
+def tpm() -> Iterator[Tpm]:
+    with tempfile.TemporaryDirectory(prefix="tm-") as name, ExitStack() as stack:  # A socket's path is short.
+        emulator = Emulator(Path(name))
+        stack.callback(emulator.stop)
+        opened = Tpm(emulator.path)
+        stack.callback(opened.close)
+        yield opened
+
+
 async def test_another_process_comes_back_by_what_the_first_has_kept_and_no_token(
     tmp_path: Path, ca: RunningCA, clock: Clock, sink: LineSink
 ) -> None:
+    await come_back(tmp_path, ca, clock, sink, None)
+
+
+@NEEDS_SWTPM
+async def test_another_process_comes_back_by_the_tpm_of_its_machine(
+    tmp_path: Path, ca: RunningCA, clock: Clock, sink: LineSink, tpm: Tpm
+) -> None:
+    await come_back(tmp_path, ca, clock, sink, tpm)
+    with pytest.raises(InputError, match="bound to a TPM"):
+        load_renewal_key(StateDirectory(tmp_path / "state"))
+
+
+async def come_back(tmp_path: Path, ca: RunningCA, clock: Clock, sink: LineSink, tpm: Tpm | None) -> None:
+    """Join; end; come back twice, as another process each time."""
     directory = StateDirectory(tmp_path / "state")
-    async with living(await first(ca, sink, directory)):
+    async with living(await first(ca, sink, directory, tpm)):
         await is_answered(ca)
     directory.close()
     for _ in range(2):
         clock.shift_s += AWAY_S
         directory = StateDirectory(tmp_path / "state")
-        key = load_renewal_key(directory)
+        key = load_renewal_key(directory, tpm=tpm)
         assert key is not None
         control = Control(ByRenewal(key, None), ca.listen, sink)
         async with living(control):

@@ -1,4 +1,4 @@
-"""The Helm chart is what the manifests make it."""
+"""The Helm chart is what the manifests make it, to Helm as well. (``test_cli_install.py`` has a real API server.)"""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from scripts.chart import rendering
-from scripts.chart.__main__ import MANIFESTS, build, find_differences
+from scripts.chart.__main__ import CHART, MANIFESTS, build, find_differences, find_rendered_differences
 from scripts.chart.templates import make_templates, normalise
+from tests.kubernetes.harness.helm import find_helm, run_helm
 
 
 @pytest.fixture(scope="module")
@@ -65,3 +66,9 @@ def test_the_manifests_work_in_a_namespace_of_any_name(tmp_path: Path) -> None:
     assert not [each["kind"] for each in built if "touchmark-system" in str(normalise(each))]
     rendered = [each for each in built if each["kind"] != "Namespace"]
     assert rendering.compare(rendered, build("overlays/single"), namespace="mesh") == []
+
+
+def test_helm_renders_each_object_as_kustomize_builds_it(tmp_path: Path) -> None:
+    """Both overlays, in our namespace and in another one."""
+    run_helm(tmp_path, "lint", "--strict", str(CHART))
+    assert find_rendered_differences(find_helm()) == []

@@ -19,8 +19,9 @@ from cli.cluster.installation.choices import Choices
 from cli.cluster.installation.rendering import render
 from cli.main import run
 from cli.text.exit_codes import ExitCode
-from scripts.chart.__main__ import MANIFESTS
+from scripts.chart.__main__ import CHART, MANIFESTS
 from tests.kubernetes.harness.api_server import ApiServer
+from tests.kubernetes.harness.helm import run_helm
 
 SINGLE = str(MANIFESTS / "overlays" / "single")
 
@@ -143,6 +144,43 @@ def test_what_kubectl_has_installed_is_left_to_it(
     gone = answer(capsys, "uninstall", *place, "--delete-data", "--delete-policies")
     assert gone["foreign"] == ["Secret own"]
     assert list_ours(server) == ["Namespace mesh"]
+
+
+def make_ours(namespace: str) -> list[dict[str, Any]]:
+    """What the command would make, but for the namespace, and the settings, whose name Kustomize makes."""
+    documents = render(load_objects(has_database=False), Choices(namespace=namespace))
+    return [each for each in documents if each["kind"] not in ("Namespace", "ConfigMap")]
+
+
+def test_what_helm_has_installed_is_left_to_helm(
+    server: ApiServer, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    others = list_ours(server)
+    release = ("touchmark", "--namespace", "release")
+    chart = (str(CHART), "--set", "crds.keep=false", "--set", "sidecar.images={r/sidecar:0.2.0}")
+    tried = run_helm(
+        tmp_path, "install", *release, *chart, "--create-namespace", "--dry-run=server", "--output", "json"
+    )
+    tried_kinds = {each["kind"] for each in yaml.safe_load_all(json.loads(tried)["manifest"]) if each}
+    assert tried_kinds >= {"Deployment", "MutatingWebhookConfiguration", "ValidatingAdmissionPolicy"}
+    assert list_ours(server) == others, "a trial makes nothing"
+
+    run_helm(tmp_path, "install", *release, *chart, "--create-namespace")
+    place = ("--system-namespace", "release", "--yes", "--force", "--no-wait")
+    assert {f"{each['kind']} {each['metadata']['name']}" for each in make_ours("release")} <= {*list_ours(server)}
+    assert answer(capsys, "upgrade", *place, code=ExitCode.CONFLICT)["code"] == "owned_elsewhere"
+    refused = answer(capsys, "uninstall", "--system-namespace", "release", "--yes", code=ExitCode.CONFLICT)
+    assert refused["hint"].startswith("helm uninstall touchmark --namespace release")
+
+    run_helm(tmp_path, "upgrade", *release, *chart, "--set", "priorityClassName=system-cluster-critical")
+    pod = server.kubectl.get("deployment", "touchmark-ca", "-n", "release")["spec"]["template"]["spec"]
+    assert pod["priorityClassName"] == "system-cluster-critical"
+    run_helm(tmp_path, "uninstall", *release)
+    volume = "PersistentVolumeClaim touchmark-ca"
+    assert sorted(list_ours(server)) == sorted([*others, volume]), "Helm is told to keep the store"
+    run_helm(tmp_path, "install", *release, *chart, "--set", "storage.keep=false")
+    run_helm(tmp_path, "uninstall", *release)
+    assert list_ours(server) == others, "and takes it back, as it was told"
 
 
 def test_who_may_not_is_told_which_rights_are_missing(

@@ -40,10 +40,16 @@ FIRST_MESSAGE_DEADLINE_S: Final = 10.0
 HEARTBEAT_S: Final = 20.0
 # Streams whose first message hasn't come yet: strangers take no more memory than this many messages. Those that show a
 # certificate of the mesh in the handshake have as many places of their own, and a line: after a restart of the CA all
-# sidecars come at once, and one that was turned away costs another handshake. The line takes half of the listener's
-# places at most, so that probes and newcomers get in.
+# sidecars come at once, and one that was turned away costs another handshake. The line takes at most half of what these
+# leave of the listener's places, so that probes and newcomers get in, also where memory allows the fewest.
 MAX_UNAUTHENTICATED: Final = 128
 MAX_MEMBERS_WAITING: Final = 8_192
+
+
+def count_line(limit: int) -> int:
+    """Return how many sidecars may wait for a place, of so many connections at the listener."""
+    return max(1, min(MAX_MEMBERS_WAITING, (limit - 2 * MAX_UNAUTHENTICATED) // 2))
+
 
 _log = structlog.get_logger("touchmark.ca")
 
@@ -78,7 +84,7 @@ class StreamEndpoint:
         self._metrics = metrics
         self._strangers = Places(MAX_UNAUTHENTICATED)
         self._room = room
-        self._members = Places(MAX_UNAUTHENTICATED, line=min(MAX_MEMBERS_WAITING, room.limit // 2))
+        self._members = Places(MAX_UNAUTHENTICATED, line=count_line(room.limit))
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
         """Serve one stream until it ends. Refuses with 503 when a stated limit is reached."""

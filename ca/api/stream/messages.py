@@ -103,9 +103,17 @@ class SidecarMessages:
                 raise ProtocolError("the stream is authenticated already")
 
     def _take_program(self, session: Session, message: ProgramSeen) -> None:
-        image = self._cluster.find_image(session.pod_uid, message.container)
+        def find_image() -> str:
+            return self._cluster.find_image(session.pod_uid, message.container)
+
         try:
-            self._programs.take(message, instance=session.instance, workload=session.workload, image=image)
+            self._programs.take(
+                message,
+                instance=session.instance,
+                workload=session.workload,
+                image=find_image(),
+                find_image=find_image if session.pod_uid and message.container else None,
+            )
         except ProtocolError as error:
             # A program has a part in what is said of it: it mustn't end its sidecar's stream.
             self._metrics.failures.labels(where="programs_seen").inc()

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import structlog
@@ -20,7 +21,7 @@ from ca.distribution.installs import count_acknowledgements, group_by_namespace
 from ca.kubernetes.api.client import ClusterClient, quote_name
 from ca.kubernetes.objects.objects import MESH_POLICY, PLURALS, Key, ObjectIndex, Outcome, WatchedObject
 from ca.store.store import Store
-from shared.model.errors import ConflictError, NotFoundError, TouchmarkError
+from shared.model.errors import ConflictError, InputError, NotFoundError, RefusedError, TouchmarkError
 from shared.model.policy.documents import API_VERSION, DRAFT_NAME, plain_workload_modes
 from shared.model.policy.rules import Mode, WorkloadMode
 from shared.model.wire.admin import Acknowledgements
@@ -33,6 +34,9 @@ CALM_S: Final = 10.0
 OBJECT_S: Final = 2.0
 MAX_PATCHES: Final = 50  # In one turn; the rest has its turn in the next.
 AT_ONCE: Final = 4
+# What the API server refuses is tried again, less and less often: a definition of an older release refuses a draft's
+# status for as long as it is there, and must keep no other status waiting.
+REFUSED_S: Final = 60.0
 _ECHO_S: Final = 10.0  # A patch is expected to come back by the watch within this time.
 _OF_POLICIES: Final = ("mode", "version", "sidecars", "installed", "waiting", "workloadModes")
 _log = structlog.get_logger("touchmark.ca")
@@ -92,6 +96,20 @@ def _find_condition(status: Mapping[str, Any]) -> dict[str, Any]:
     return {}
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Refusal:
+    """A status that the API server has refused.
+
+    Attributes:
+        state: UID and generation of its object: another one is tried at once.
+        wait_s: until it is tried again, at ``until`` by the loop's clock.
+    """
+
+    state: tuple[str, int]
+    wait_s: float
+    until: float
+
+
 class StatusWriter:
     """Keeps the status of all objects. Only the leader runs it.
 
@@ -117,6 +135,7 @@ class StatusWriter:
         self._may_write = may_write
         self._clock = clock
         self._written: dict[Key, tuple[float, dict[str, Any]]] = {}
+        self._refused: dict[Key, _Refusal] = {}
         self._poked = asyncio.Event()
         self._at_once = asyncio.Semaphore(AT_ONCE)
 
@@ -144,19 +163,33 @@ class StatusWriter:
     async def write_changes(self) -> bool:
         """Write the statuses that have changed; return whether more changes are to be expected soon."""
         wanted, is_busy = await self._find_statuses()
-        for key in [key for key in self._written if key not in wanted]:
-            del self._written[key]
+        for known in (self._written, self._refused):
+            for key in [key for key in known if key not in wanted]:
+                del known[key]
         due: list[tuple[WatchedObject, dict[str, Any]]] = []
         moment = asyncio.get_running_loop().time()
         for key, (value, status) in wanted.items():
-            if value.status == status:
+            if value.status == status or self._is_put_off(value, moment):
                 continue
             is_busy = True
             at, content = self._written.get(key, (float("-inf"), {}))
             if moment - at >= (_ECHO_S if content == status else OBJECT_S):
                 due.append((value, status))
-        await asyncio.gather(*(self._patch(value, status) for value, status in due[:MAX_PATCHES]))
+        found = await asyncio.gather(*(self._patch(value, status) for value, status in due[:MAX_PATCHES]))
+        if refusals := [each for each in found if each is not None]:
+            first = refusals[0]
+            _log.warning("status_refused", count=len(refusals), code=first.code, message=first.message)
         return is_busy
+
+    def _is_put_off(self, value: WatchedObject, moment: float) -> bool:
+        refusal = self._refused.get(value.key)
+        return refusal is not None and refusal.state == (value.uid, value.generation) and moment < refusal.until
+
+    def _put_off(self, value: WatchedObject) -> None:
+        known, state = self._refused.get(value.key), (value.uid, value.generation)
+        wait_s = OBJECT_S if known is None or known.state != state else min(2.0 * known.wait_s, REFUSED_S)
+        until = asyncio.get_running_loop().time() + wait_s
+        self._refused[value.key] = _Refusal(state=state, wait_s=wait_s, until=until)
 
     async def _find_statuses(self) -> tuple[dict[Key, tuple[WatchedObject, dict[str, Any]]], bool]:
         """Return each looked-at object with its status, and whether a sidecar lacks a state."""
@@ -182,20 +215,30 @@ class StatusWriter:
             wanted[value.key] = (value, status)
         return wanted, is_waiting
 
-    async def _patch(self, value: WatchedObject, status: dict[str, Any]) -> None:
+    async def _patch(self, value: WatchedObject, status: dict[str, Any]) -> TouchmarkError | None:
+        """Write a status; return why the API server refuses it.
+
+        Raises:
+            UnavailableError: the API server doesn't answer; nothing else can be written either.
+        """
         path = (
             f"/apis/{API_VERSION}/namespaces/{quote_name(value.namespace)}/{PLURALS[value.kind]}"
             f"/{quote_name(value.name)}/status"
         )
         async with self._at_once:
             if not self._may_write():
-                return
+                return None
             try:
                 # With the UID, so that an object that was made anew doesn't get the status of the one before.
                 await self._client.patch(path, {"metadata": {"uid": value.uid}, "status": status}, dict)
             except (NotFoundError, ConflictError):
-                return
+                return None
+            except (InputError, RefusedError) as error:
+                self._put_off(value)
+                return error
+        self._refused.pop(value.key, None)
         self._written[value.key] = (asyncio.get_running_loop().time(), status)
+        return None
 
 
 def _format_time(moment: float) -> str:

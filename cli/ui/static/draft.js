@@ -45,10 +45,13 @@ export function Draft({ name, since, tick, turn, say, done }) {
     <p class="buttons">
       ${rights?.switches && rights?.refuses ? html`<${Act} ...${shared} what="Put it in force" text=${IN_FORCE[data.mode]} command=${data.promote.line}
         accept=${data.is_outdated ? "The policy in force has changed since it was written. Take that back" : ""} request=${{ act: "promote", namespace: name, draft: data.number }} />` : null}
-      ${rights?.refuses ? html`<${Act} ...${shared} what="Drop it" text="The rules in force stay as they are. Its verdicts are forgotten." command=${data.drop.line} request=${{ act: "drop", namespace: name, draft: data.number }} />` : null}
+      ${rights?.refuses && !data.is_object ? html`<${Act} ...${shared} what="Drop it" text="The rules in force stay as they are. Its verdicts are forgotten." command=${data.drop.line} request=${{ act: "drop", namespace: name, draft: data.number }} />` : null}
     </p>
+    ${data.is_object ? html`<p>It is what MeshPolicy ${name}/draft says: edit that object to change it. This drops it:</p>
+      <${Fix} say=${say} fix=${{ kind: "command", lines: [data.drop.line], copied: [data.drop.line] }} />` : null}
     <${Changes} title="Newly refused or marked" changes=${data.denied} ...${{ name, since, say }} />
     <${Changes} title="Newly allowed" changes=${data.allowed} ...${{ name, since, say }} />
+    <${Changes} title="Newly refused before, and allowed by now" changes=${data.settled} ...${{ name, since, say }} />
   </section>`;
 }
 

@@ -73,6 +73,7 @@ export function Coverage({ name, tick, query }) {
         each.newest ? `${writeAge(Math.max(0, data.now - each.newest))} ago` : "never",
         each.gaps.length ? html`<ul>${each.gaps.map((gap) => html`<li>${gap}</li>`)}</ul>` : "nothing that is looked at",
       ] }))} />
+    ${data.gaps.length ? html`<ul class="doubts">${data.gaps.map((gap) => html`<li><${Mark} word="unknown" shown=${gap} /></li>`)}</ul>` : null}
     ${data.is_truncated ? html`<p class="hint">Only the newest reports were looked at: shorten the time.</p>` : null}
   `;
 }

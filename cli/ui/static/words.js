@@ -13,6 +13,7 @@ const MARKS = {
   "newly marked": ["△", "warn"],
   "newly allowed": ["+", "good"],
   "not seen since": ["?", "warn"],
+  "allowed by now": ["✓", "good"],
 };
 
 export function Mark({ word, shown = word }) {

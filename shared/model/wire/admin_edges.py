@@ -158,12 +158,18 @@ class WorkloadCoverage(_Answer, frozen=True):
 
 
 class CoverageList(_Answer, frozen=True):
-    """By workload; ``since`` is the window's beginning."""
+    """By workload; ``since`` is the window's beginning.
+
+    Attributes:
+        gaps: what can't have been seen, of workloads that may not be here: CronJobs that didn't start. The CA doesn't
+            know of them; commands in a cluster add them.
+    """
 
     namespace: str
     since: float
     workloads: tuple[WorkloadCoverage, ...]
     is_truncated: bool = False
+    gaps: tuple[str, ...] = ()
 
 
 class TimelineHour(_Answer, frozen=True, gc=False):

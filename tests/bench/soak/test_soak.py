@@ -9,16 +9,17 @@ from pathlib import Path
 
 import pytest
 
+from bench.page import Page
 from bench.soak.__main__ import main
 from bench.soak.judgement import Kept
-from bench.soak.report import BEGIN, END, put_into_page, write_report
+from bench.soak.report import write_report
 
 ROOT = Path(__file__).parents[3]
 
 
 def test_a_short_soak_holds_and_writes_its_report(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
-    page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    page.write_text("before\n<!-- soak: begin -->\nold\n<!-- soak: end -->\nafter\n")
     command = [sys.executable, "-m", "bench.soak", "--seconds", "20", "--programs", "10", "--report", str(page)]
     # Processes of other tests come and go faster than they can be looked at: explicit mode refuses while they do.
     apart = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child=KILL"] if os.geteuid() == 0 else []
@@ -41,8 +42,8 @@ def test_a_report_names_what_is_wrong(tmp_path: Path) -> None:
     assert "**did not hold**" in report
     assert "- memory grew" in report
     page = tmp_path / "page.md"
-    page.write_text(f"{BEGIN}{END}")
-    put_into_page(page, report)
+    page.write_text("<!-- soak: begin --><!-- soak: end -->")
+    Page(path=page, name="soak").put(report)
     assert "3 short" in page.read_text()
 
 

@@ -124,6 +124,19 @@ async def test_a_draft_is_outdated_once_the_rules_in_force_are_others(tmp_path: 
         assert not (await view_draft(store, "shop")).is_outdated, "it was written since"
 
 
+async def test_a_draft_that_somebody_has_put_in_force_meanwhile_takes_nothing_back(tmp_path: Path) -> None:
+    """The CA may put a promotion in force after its command has given up: it is repeated then, to end the draft."""
+    rules = (Rule(name="none", action=Action.DENY),)
+    async with opened(tmp_path / "d") as core:
+        store = core.store
+        await store.namespaces.put_policy("shop", rules=(), mode=Mode.PERMISSIVE)
+        await store.drafts.put("shop", PolicyDraft(number=0, mode=Mode.EXPLICIT, rules=rules))
+        await store.namespaces.put_policy("shop", rules=rules, mode=Mode.EXPLICIT)
+        assert not (await view_draft(store, "shop")).is_outdated
+        await store.namespaces.put_policy("shop", rules=rules, group_label="team")
+        assert (await view_draft(store, "shop")).is_outdated, "somebody wrote more than the draft"
+
+
 async def test_a_draft_that_takes_a_newer_mode_back_is_outdated(tmp_path: Path) -> None:
     """Explicit mode that somebody switched on meanwhile isn't switched off by an older draft unasked."""
     async with opened(tmp_path / "d") as core:

@@ -148,3 +148,31 @@ async def test_a_queue_that_is_cut_says_so_and_what_was_answered_takes_no_place(
         whole = await programs.list_queue()
         assert ([int(each.seen.program.digest, 16) for each in whole.waiting], whole.is_truncated) == ([1, 0], False)
         assert all(each.seen.code is not None for each in whole.waiting)
+
+
+async def test_an_image_that_the_cluster_names_late_is_found_without_another_word(tmp_path: Path) -> None:
+    """For ten minutes, and for so many programs of a sidecar; those of others keep their room."""
+    now, images = [NOW], {"a": ""}
+    async with opened(tmp_path) as core:
+        store = core.store
+        programs = ProgramsSeen(store, clock=lambda: now[0])
+
+        def take(number: int, instance: str) -> None:
+            programs.take(say(number), instance=instance, workload=WEB, find_image=lambda: images.get(instance, ""))
+
+        async def list_images() -> dict[str, list[str]]:
+            listed = await store.sightings.list_newest("", answered=set())
+            return {each.program.digest: [image.image for image in each.images] for each in listed.sightings}
+
+        take(1, "a")
+        for number in range(100, 100 + 2 * programs_seen.MAX_IMAGELESS_PER_SIDECAR):
+            take(number, "flood")
+        await programs.flush()
+        assert not any((await list_images()).values())
+        images["a"] = "r/web@sha256:1"
+        await programs.flush()
+        assert (await list_images())[say(1).program.digest] == ["r/web@sha256:1"]
+        assert len(programs._imageless) == programs_seen.MAX_IMAGELESS_PER_SIDECAR
+        now[0] += programs_seen.IMAGE_WAIT_S + 1
+        await programs.flush()
+        assert not programs._imageless

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from cli.backends import cluster as cluster_backend
 from cli.main import run
 from cli.text.exit_codes import ExitCode
 from shared.model.policy.rules import Action, Mode, PolicyDraft, Rule, WorkloadMode
@@ -150,3 +151,59 @@ def test_a_draft_that_is_newer_than_what_went_in_force_stays(
     assert run(PROMOTE) == ExitCode.SUCCESS
     assert "another draft was written meanwhile, which stays a draft" in capsys.readouterr().err
     assert len(world.asked(f"DELETE {POLICIES}/draft")) == 1
+
+
+EMPTY = make("default", {}, version="12")
+
+
+@pytest.fixture
+def without_policy(world: FakeAPI) -> FakeAPI:
+    """No MeshPolicy is in force when the draft is looked at; an empty one is made."""
+    world.answers[f"GET {POLICIES}/default"] = [None, EMPTY]
+    world.answers[f"POST {POLICIES}"] = EMPTY
+    world.answers[f"DELETE {POLICIES}/default"] = {"kind": "Status", "status": "Success"}
+    return world
+
+
+def test_where_no_policy_was_a_draft_is_written_over_an_empty_one_of_its_own(without_policy: FakeAPI) -> None:
+    assert run(PROMOTE) == ExitCode.SUCCESS
+    (made,) = without_policy.asked(f"POST {POLICIES}")
+    assert (made["metadata"]["name"], made["spec"]) == ("default", {})
+    (written,) = list_written(without_policy)
+    assert written["metadata"]["resourceVersion"] == "12"
+    assert not without_policy.asked(f"DELETE {POLICIES}/default")
+
+
+def test_a_policy_that_somebody_made_since_the_look_is_not_written_over(
+    without_policy: FakeAPI, capsys: pytest.CaptureFixture[str]
+) -> None:
+    without_policy.answers[f"POST {POLICIES}"] = make_status(409, "AlreadyExists", "it exists")
+    assert run(PROMOTE) == ExitCode.CONFLICT
+    assert "MeshPolicy shop/default was changed meanwhile" in capsys.readouterr().err
+    assert not without_policy.asked(f"PATCH {POLICIES}/default")
+
+
+@pytest.mark.parametrize("is_written_to", [False, True])
+def test_an_empty_policy_that_wasnt_needed_goes_unless_somebody_has_written_to_it(
+    without_policy: FakeAPI, capsys: pytest.CaptureFixture[str], is_written_to: bool
+) -> None:
+    def refuse(_: web.Request) -> web.Response:
+        if is_written_to:
+            without_policy.answers[f"GET {POLICIES}/default"] = make("default", {}, generation=2, version="13")
+        return make_status(403, "Forbidden", "admission webhook says no")
+
+    without_policy.answers[f"PATCH {POLICIES}/default"] = refuse
+    assert run(PROMOTE) != ExitCode.SUCCESS
+    assert "says no" in capsys.readouterr().err
+    deleted = [each["preconditions"] for each in without_policy.asked(f"DELETE {POLICIES}/default")]
+    assert deleted == ([] if is_written_to else [{"resourceVersion": "12"}])
+
+
+def test_a_promotion_that_the_ca_hasnt_taken_yet_says_what_ends_the_draft(
+    world: FakeAPI, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster_backend, "ACCEPTANCE_DEADLINE_S", 0.0)
+    world.answers[f"PATCH {POLICIES}/default"] = make("default", {"mode": "permissive"}, generation=2, observed=1)
+    assert run(PROMOTE) == ExitCode.DEADLINE
+    assert "the draft stays until the CA has put it in force" in capsys.readouterr().err
+    assert not world.asked(f"DELETE {POLICIES}/draft")

@@ -7,7 +7,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from cli.commands import applying, draft
+from cli.cluster.draft_object import make_document
+from cli.commands import applying
 from cli.main import run
 from cli.text.exit_codes import ExitCode
 from shared.model.adoption.fixes import Fix, FixKind
@@ -147,8 +148,8 @@ def test_only_the_reporters_own_program_has_its_path(ca: FakeCA, capsys: pytest.
 def test_a_draft_is_printed_as_the_policy_that_it_would_be(ca: FakeCA, capsys: pytest.CaptureFixture[str]) -> None:
     ca.answers[ASKED] = VIEW
     assert run(["policy", "draft", "shop", "--yaml"]) == ExitCode.SUCCESS
-    assert parse_documents(capsys.readouterr().out) == [draft.make_document(VIEW)]
-    assert draft.make_document(VIEW) == MeshPolicyDocument(namespace="shop", rules=RULES)
+    assert parse_documents(capsys.readouterr().out) == [make_document(VIEW)]
+    assert make_document(VIEW) == MeshPolicyDocument(namespace="shop", rules=RULES)
 
 
 def test_a_draft_of_the_mode_alone_is_the_policy_in_force_in_that_mode(

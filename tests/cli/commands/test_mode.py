@@ -183,6 +183,29 @@ def test_of_a_namespace_that_nobody_knows_nothing_is_judged(ca: FakeCA, capsys: 
     assert "can't tell whether there is a namespace shpo" in capsys.readouterr().err
 
 
+def test_no_mode_is_set_for_a_namespace_that_nobody_knows_but_by_force(
+    ca: FakeCA, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A slip of the finger left a mode in force for nothing, and the namespace that was meant as it was."""
+    ca.answers["GET /v1/namespaces/shpo"] = NamespaceState(namespace="shpo", version=0, mode=Mode.PERMISSIVE)
+    nobody = Acknowledgements(namespace="shpo", version=0, installed=0, total=0, waiting=())
+    ca.answers["GET /v1/namespaces/shpo/acknowledgements"] = nobody
+    ca.answers["GET /v1/namespaces/shpo/readiness"] = msgspec.structs.replace(
+        make_readiness(), namespace="shpo", version=0, sidecars_total=0, sidecars_reported=0
+    )
+    ca.answers["GET /v1/sidecars"] = SidecarList(sidecars=())
+    ca.answers["GET /v1/namespaces"] = NamespaceList(namespaces=(NamespaceState(namespace="shop"),))
+    ca.answers["PUT /v1/namespaces/shpo/mode"] = NamespaceState(namespace="shpo", version=1, mode=Mode.EXPLICIT)
+    for arguments in (["explicit", "--yes"], ["permissive"], ["permissive", "--for", "1h"]):
+        assert run(["mode", "shpo", *arguments]) == ExitCode.NOT_FOUND
+        said = capsys.readouterr().err
+        assert "there is no namespace shpo: its mode would be in force for nothing" in said
+        assert "did you mean shop?; --force sets its mode all the same" in said
+    assert not ca.asked("PUT /v1/namespaces/shpo/mode")
+    assert run(["mode", "shpo", "explicit", "--force"]) == ExitCode.SUCCESS
+    assert ca.asked("PUT /v1/namespaces/shpo/mode") == [{"mode": "explicit", "force": True}]
+
+
 def test_without_the_ca_s_look_ahead_only_yes_goes_on(shop: FakeCA, capsys: pytest.CaptureFixture[str]) -> None:
     shop.answers["GET /v1/namespaces/shop/readiness"] = ErrorAnswer(code="unavailable", message="the store is away")
     assert run(["mode", "shop", "explicit"]) == ExitCode.UNAVAILABLE

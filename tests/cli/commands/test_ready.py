@@ -11,8 +11,10 @@ from shared.model.adoption.fixes import Fix, FixKind
 from shared.model.policy.documents import plain_rule
 from shared.model.policy.reasons import Reason
 from shared.model.policy.rules import Action, Mode, Peer, PortRange, Rule
-from shared.model.wire.admin import Cause, Readiness, ReadinessVerdict
+from shared.model.wire.admin import Cause, ErrorAnswer, Readiness, ReadinessVerdict
 from shared.model.wire.admin_edges import CoverageList, WorkloadCoverage
+from tests.cli.commands.test_difference import DENIED
+from tests.cli.commands.test_draft import VIEW
 from tests.cli.fake_ca import FakeCA
 
 PROGRAM = f"sha256:{'ab' * 32}"
@@ -154,6 +156,22 @@ def test_a_path_that_a_shell_would_act_on_has_a_line_of_its_own(ca: FakeCA, caps
 def test_json_is_the_cas_answer(ca: FakeCA, capsys: pytest.CaptureFixture[str]) -> None:
     assert ask(ca, make_readiness(ReadinessVerdict.READY), "--json") == ExitCode.SUCCESS
     assert msgspec.json.decode(capsys.readouterr().out)["verdict"] == "ready"
+
+
+def test_a_draft_is_named_with_what_it_has_found(ca: FakeCA, capsys: pytest.CaptureFixture[str]) -> None:
+    denied = msgspec.structs.replace(DENIED, connections=1)
+    view = msgspec.structs.replace(VIEW, denied=(denied,), settled=(denied, DENIED))
+    ca.answers["GET /v1/namespaces/shop/draft"] = view
+    assert ask(ca, make_readiness(ReadinessVerdict.READY)) == ExitCode.SUCCESS
+    printed = capsys.readouterr().out
+    assert "(1 connection newly denied, 8 connections newly denied before and allowed by now)" in printed
+    assert "`touchmark policy draft shop`" in printed
+    ca.answers["GET /v1/namespaces/shop/draft"] = msgspec.structs.replace(view, denied=(), settled=())
+    ask(ca, make_readiness(ReadinessVerdict.READY))
+    assert "(nothing changed so far)" in capsys.readouterr().out
+    ca.answers["GET /v1/namespaces/shop/draft"] = ErrorAnswer(code="not_allowed", message="no")
+    assert ask(ca, make_readiness(ReadinessVerdict.READY)) == ExitCode.SUCCESS
+    assert "draft" not in capsys.readouterr().out, "who may not see it is told of what was asked"
 
 
 def test_an_older_ca_is_named(ca: FakeCA, capsys: pytest.CaptureFixture[str]) -> None:

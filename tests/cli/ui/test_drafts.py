@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from cli.ui.drafts import ALLOWED, DENIED, MARKED, UNKNOWN, Redecided
+from cli.ui.drafts import ALLOWED, DENIED, MARKED, SETTLED, UNKNOWN, Redecided
 from cli.ui.picture import Show, show_edges
 from shared.model.adoption.fixes import Fix, FixKind
 from shared.model.policy.rules import Direction
@@ -99,6 +99,16 @@ def test_without_a_draft_the_page_says_how_to_write_one(page: Served) -> None:
     assert draft["write"][0].startswith("touchmark policy apply -f FILE --draft")
     links = get(page, "edges?namespace=shop&show=all&rules=draft")["links"]
     assert {each["change"] for each in links} == {""}
+
+
+def test_what_is_allowed_by_now_is_told_apart_and_an_objects_draft_is_dropped_in_a_terminal(page: Served) -> None:
+    settled = msgspec.structs.replace(DRAFT.denied[0], fixes=())
+    view = msgspec.structs.replace(DRAFT, settled=(settled,), is_object=True)
+    page.ca.answers["GET /v1/namespaces/shop/draft"] = view
+    draft = get(page, "draft?namespace=shop")
+    assert [each["change"] for each in draft["settled"]] == [SETTLED]
+    assert draft["is_object"] is True
+    assert draft["drop"]["line"] == "kubectl delete meshpolicy draft -n shop"
 
 
 def test_a_long_list_is_cut_and_says_so(page: Served) -> None:

@@ -253,6 +253,22 @@ async def test_a_draft_that_ends_explicit_mode_says_so_before_it_is_put_in_force
     await tab.wait_for("!document.querySelector('dialog')")
 
 
+async def test_what_a_draft_has_settled_is_shown_and_an_objects_draft_has_no_button_to_drop_it(
+    tab: Tab, page: Served
+) -> None:
+    """The CA would refuse it: the object alone changes it."""
+    page.ca.answers["GET /v1/namespaces/shop/draft"] = msgspec.structs.replace(
+        DRAFT, settled=(msgspec.structs.replace(DRAFT.denied[0], fixes=()),), is_object=True
+    )
+    await go(tab, "/ns/shop?rules=draft", "document.querySelectorAll('.draft .causes > li').length === 4")
+    shown = await tab.run("document.querySelector('.draft').innerText")
+    assert "Newly refused before, and allowed by now" in shown and "✓ allowed by now" in shown
+    assert "kubectl delete meshpolicy draft -n shop" in shown
+    buttons = await tab.run("[...document.querySelectorAll('.draft > .buttons button')].map((each) => each.innerText)")
+    assert [each.partition("…")[0] for each in buttons] == ["Put it in force"]
+    assert await tab.check_access() == []
+
+
 async def test_a_namespace_without_a_draft_says_how_to_write_one(tab: Tab, page: Served) -> None:
     del page.ca.answers["GET /v1/namespaces/shop/draft"]
     await go(tab, "/ns/shop?rules=draft", "document.querySelector('.fix pre')")

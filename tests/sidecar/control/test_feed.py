@@ -25,6 +25,7 @@ from shared.model.trust.bundle import public_key_digest
 from shared.model.trust.join_token import parse_join_token
 from shared.model.trust.root_hint import format_root_hint
 from shared.model.wire.messages import (
+    BundleInstalled,
     CertificateRequest,
     EnrolPod,
     FromCA,
@@ -373,6 +374,24 @@ async def test_an_expired_sidecar_says_so_and_ends() -> None:
                 await feed.run()
         assert "touchmark ca join-token shop/web" in caught.value.hint
         assert caught.value.exit_code == 7
+
+
+async def test_a_clock_that_is_set_ahead_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The certificate seems to have ended, and the CA takes it: it goes by its own clock, as TLS does in this test."""
+    async with LittleCA().serving() as ca, parts_of(ca) as parts:
+        feed = await parts.join()
+        running = asyncio.create_task(feed.run())
+        parts.uplink.send(BundleInstalled(sequence=1))
+        await until(lambda: ca.of_type(BundleInstalled))  # It is served, by the clock that was right.
+        now = time.time
+        monkeypatch.setattr(time, "time", lambda: now() + 86_400)
+        assert feed.has_expired()
+        await ca.streams[0].close()
+        await until(lambda: ca.of_type(Resume) or running.done())
+        assert not running.done()
+        await parts.uplink.close()
+        async with asyncio.timeout(120):
+            await running
 
 
 async def test_it_closes_its_stream_properly_and_resumes_nothing() -> None:

@@ -127,6 +127,14 @@ def test_with_a_state_directory_no_token_is_needed_here() -> None:
     assert read_configuration("stateDirectory: /s\n", "x.yaml").state_directory == Path("/s")
 
 
+def test_a_tpm_binds_the_key_of_a_state_directory_only() -> None:
+    arguments = ["--outbound", "127.0.0.1:1=127.0.0.2:2", "--tpm", "/dev/tpmrm0"]
+    assert parse_arguments([*arguments, "--state-directory", "/s"], {}).tpm == Path("/dev/tpmrm0")
+    assert read_configuration("stateDirectory: /s\ntpm: /dev/tpmrm0\n", "x.yaml").tpm == Path("/dev/tpmrm0")
+    with pytest.raises(InputError, match="--tpm binds the renewal key of a state directory"):
+        parse_arguments(arguments, {"TOUCHMARK_JOIN_TOKEN": "t"})
+
+
 POD = {
     "TOUCHMARK_POD_NAME": "web-5d4",
     "TOUCHMARK_POD_NAMESPACE": "shop",

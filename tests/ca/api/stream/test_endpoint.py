@@ -14,6 +14,7 @@ from websockets import InvalidStatus, State
 from ca.api.stream import endpoint
 from ca.places import Places
 from ca.runtime.compose import RunningCA
+from ca.runtime.memory_limit import MAX_PLACES, MIN_PLACES
 from ca.store.records import DecisionFilter
 from shared.model.identity.program import Program
 from shared.model.policy.rules import Mode
@@ -276,3 +277,9 @@ async def test_silent_strangers_keep_neither_other_addresses_nor_known_sidecars_
             await other.enrol("other", "198.18.0.3")
             refusal = await silent[0].receive()  # The oldest made room.
     assert isinstance(refusal, Refusal)
+
+
+@pytest.mark.parametrize("limit", [MIN_PLACES, 2_048, MAX_PLACES])
+def test_the_line_and_both_kinds_of_places_leave_room_for_probes_and_newcomers(limit: int) -> None:
+    taken = endpoint.count_line(limit) + 2 * endpoint.MAX_UNAUTHENTICATED
+    assert endpoint.count_line(limit) >= 128 and limit - taken >= 128

@@ -198,6 +198,36 @@ async def test_an_object_made_anew_doesnt_get_the_status_of_the_one_before(tmp_p
         assert t.server.patches == []
 
 
+async def test_what_the_api_server_refuses_is_tried_less_often_and_keeps_nothing_else_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A definition of an older release refuses the status of each draft, of which there may be many."""
+    for name, value in (("MAX_PATCHES", 1), ("OBJECT_S", 600.0), ("REFUSED_S", 2400.0)):
+        monkeypatch.setattr(status_module, name, value)
+    async with telling(tmp_path) as t:
+        await t.put(policy({"mode": "explicit"}))
+        await t.put(program())
+        t.server.status = 422
+        assert await t.status.write_changes()
+        await t.status.write_changes()
+        first, second = (path for path, _ in t.server.patches)
+        assert first != second, "the other one had its turn"
+        assert not await t.status.write_changes(), "nothing is expected before their time"
+        assert len(t.server.patches) == 2
+        waits = []
+        for _ in range(8):
+            waits += [each.wait_s for each in t.status._refused.values()]
+            later = {key: dataclasses.replace(each, until=0.0) for key, each in t.status._refused.items()}
+            t.status._refused.update(later)
+            await t.status.write_changes()
+            await t.status.write_changes()
+        assert min(waits) == status_module.OBJECT_S and max(waits) == status_module.REFUSED_S
+        t.server.status, count = 200, len(t.server.patches)
+        await t.put(program(weak=True), generation=2)
+        assert await t.status.write_changes(), "another generation is told at once"
+        assert len(t.server.patches) == count + 1
+
+
 async def test_objects_that_have_gone_and_servers_that_fail_are_no_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

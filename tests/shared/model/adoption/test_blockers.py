@@ -10,8 +10,17 @@ from shared.model.adoption.fixes import FixKind, apply
 from shared.model.adoption.seen import Seen
 from shared.model.policy.decision import Answer, PartyRecord
 from shared.model.policy.reasons import Reason
+from shared.model.policy.replay import judge
 from shared.model.policy.rules import Action, Approval, Direction, Mode, NamespaceState, Rule
-from tests.shared.model.adoption.worlds import NAMESPACES, PROGRAMS, draw_world, refuses, report
+from tests.shared.model.adoption.worlds import (
+    NAMESPACES,
+    PROGRAMS,
+    attempt_of,
+    compiled_as_is,
+    draw_world,
+    refuses,
+    report,
+)
 
 CURL, NGINX = PROGRAMS[0], PROGRAMS[1]
 TELLER = PartyRecord(address="198.18.0.3:40000", workload="bank/teller", listed="bank/teller", program=str(CURL))
@@ -59,6 +68,34 @@ def test_every_fix_that_can_be_applied_lets_its_connections_pass() -> None:
                     assert any(blocker.fix.kind is FixKind.ADVICE for blocker in alone), f"world {seed}: {then}"
                 fixed += then is None
     assert fixed > WORLDS // 16
+
+
+def test_whichever_sidecar_switches_first_nothing_that_was_seen_is_refused_in_between() -> None:
+    """Each side judges by its own workload's mode and the states that it has, so that a switch needs no order."""
+    switched = 0
+    for seed in range(WORLDS // 4):
+        world, namespace = draw_world(seed), NAMESPACES[seed % 3]
+        own = [each for each in world.seen if each.namespace == namespace]
+        first = {**world.states, namespace: msgspec.structs.replace(world.states[namespace], workload_modes=())}
+        states = apply([each.fix for each in find_blockers(own, first, namespace).blockers], first)
+        if find_blockers(own, states, namespace).blockers:
+            continue
+        before, after = (
+            {**states, namespace: msgspec.structs.replace(states[namespace], mode=mode)}
+            for mode in (Mode.PERMISSIVE, Mode.EXPLICIT)
+        )
+        for each in world.seen:
+            old, new = (
+                judge(attempt_of(each), {name: compiled_as_is(state) for name, state in states.items()})
+                for states in (before, after)
+            )
+            if each.namespace == namespace:
+                refused = {verdict.reason for verdict in (old, new) if not verdict.allowed}
+                assert refused <= {Reason.DENY_RULE}, f"world {seed}"
+                switched += 1
+            else:
+                assert old == new, f"world {seed}: the other end's mode doesn't matter here"
+    assert switched > WORLDS // 16
 
 
 def test_one_round_shows_both_programs_and_the_rule() -> None:

@@ -1,0 +1,1 @@
+"""What the API server knows of what can't have been seen."""

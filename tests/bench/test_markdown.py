@@ -1,0 +1,48 @@
+"""The comparison as Markdown."""
+
+from __future__ import annotations
+
+import msgspec
+
+from bench.figures import Figure, Metric, Sample, summarise
+from bench.markdown import write_markdown
+
+
+def figures(*values: tuple[str, Metric, str, float, float]) -> list[Figure]:
+    samples = [
+        Sample(work=work, subject=subject, metric=metric, unit=unit, value=value)
+        for work, metric, unit, *pair in values
+        for subject, value in zip(("touchmark", "envoy"), pair, strict=True)
+    ]
+    return summarise(samples)
+
+
+def test_each_figure_and_each_target_is_a_row() -> None:
+    text = write_markdown(
+        figures(
+            ("bulk", Metric.RATE, "MB/s", 900, 1000),
+            ("bulk", Metric.CPU, "us/MiB", 110, 100),
+            ("bulk", Metric.RSS, "MiB", 1, 1),
+            ("memory_idle", Metric.RSS, "MiB", 60, 100),
+        ),
+        command="python -m bench",
+        when="1 May 2026",
+    )
+    assert text.startswith("`python -m bench`, 1 May 2026.")
+    assert "| `bulk` | rate, MB/s | 900 (900–900) | 1,000 (1,000–1,000) | 0.90 |" in text
+    assert "| `bulk`, rate | ≥ 0.95 | 1.2 | 0.90 | **missed** |" in text
+    assert "| `bulk`, cpu | ≤ 1.1 | 0.9 | 1.10 | met |" in text
+    assert "| `memory_idle`, rss | ≤ 0.65 | 0.6 | 0.60 | met |" in text
+    assert "µs/MiB" in text
+    assert text.count("rss") == 2, "memory is shown where it was the work"
+
+
+def test_without_envoy_there_is_no_ratio_and_no_target() -> None:
+    alone = [
+        msgspec.structs.replace(figure, ratio_to_envoy=None)
+        for figure in figures(("bulk", Metric.RATE, "MB/s", 1, 2))
+        if figure.subject == "touchmark"
+    ]
+    text = write_markdown(alone, command="c", when="w")
+    assert "missed" not in text
+    assert "| `bulk` | rate, MB/s | 1 (1–1) |  |" in text
