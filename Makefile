@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 SOURCES := ca cli sidecar shared tests bench scripts
 
 .DEFAULT_GOAL := help
-.PHONY: help setup browser demo test lint types contracts unit coverage test-kubernetes test-node test-peers bench bench-growth soak format docs refusal site release lock clean
+.PHONY: help setup browser demo test lint types contracts unit coverage test-kubernetes test-node test-peers bench bench-growth soak format docs refusal site bundle release lock clean
 
 help: ## Show these commands.
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -75,6 +75,9 @@ docs: setup ## Write the generated pages and pictures again.
 
 refusal: setup ## Draw the terminal picture again, from a run of the demo.
 	$(BIN)/touchmark demo --capture listeners | $(BIN)/python -m scripts.pages.terminal_picture docs/pictures/refusal.svg
+
+bundle: setup ## Build the page's bundle again (npm), and compare it with the committed one.
+	$(BIN)/python -m scripts.page.build --check
 
 site: setup ## Build the documentation as a site into site/, and check its links.
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements-docs.lock

@@ -131,8 +131,7 @@ class Attestor:
 
         A sender that exits at once may be gone by then. The answer is forgotten after the next turn of the event loop.
         """
-        loop = asyncio.get_running_loop()
-        # In the next turn, before the story begins there, this queues the second call behind it.
+        loop = asyncio.get_running_loop()  # In the next turn, before the story begins there, it queues the second call.
         loop.call_soon(loop.call_soon, self._forget, source, destination)
         try:
             self._early[source, destination] = self._attest_now(source, destination)
@@ -372,13 +371,15 @@ class Attestor:
             listener: of an accepted socket, what listened when it was dialled.
 
         Raises:
-            AttestationError: ``socket_not_own``, or the process does something else by now.
+            AttestationError: ``socket_not_own``, or the process does something else by now; ``deadline_exceeded``.
         """
-        earlier = None if listener is None else listener.execution
+        loop, earlier = asyncio.get_running_loop(), None if listener is None else listener.execution
         if count_descriptors(attestation.process.pid) <= _MAX_FAST_DESCRIPTORS:  # A sender may be gone in a moment.
             refuse_given(attestation, earlier)
         else:
-            await asyncio.get_running_loop().run_in_executor(self._scanners, refuse_given, attestation, earlier)
+            async with self._deadline():
+                await loop.run_in_executor(self._scanners, refuse_given, attestation, earlier)
+            self._patience.note_progress()
 
     def look_at(self, attestation: Attestation) -> float:
         """See that an attested process still runs what was attested; return up to when that counts. Never waits.
@@ -464,6 +465,7 @@ class Attestor:
                 self._known.drop(measured.process.pid)
             return None
         if is_current:
+            measured.process.refuse_traced_threads()
             self._known.remember(kind, measured.process.pid, descriptor if found.state == LISTEN else "")
         return is_current
 
@@ -561,6 +563,7 @@ class Attestor:
         """
         pid = measured.process.pid
         measured.process.refuse_tracer(all_threads=False)
+        measured.process.refuse_traced_threads()
         if not measured.is_current():
             self._known.drop(pid)
             return False

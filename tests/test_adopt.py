@@ -14,21 +14,32 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from cli.main import run
 from shared.model.identity.program import Program
 from shared.model.policy.decision import Answer, DecisionRecord, Ending, PartyRecord, ProcessRecord
+from shared.model.policy.documents import MeshPolicyDocument, parse_documents
 from shared.model.policy.reasons import Reason
-from shared.model.policy.rules import Direction, Mode
+from shared.model.policy.rules import Direction, Mode, Rule
 from shared.model.wire.messages import Decisions, DecisionsStored, NamespaceChanged, NamespaceInstalled, decode_from_ca
 from tests.ca.running import DEADLINE_S, FakeSidecar, make_decision, running_ca
 
 PAGE = (Path(__file__).parents[1] / "docs/how-to/adopt.md").read_text(encoding="utf-8")
 COMMANDS = re.findall(r"(?m)^\$ touchmark (.*?)(?: +#.*)?$", PAGE)
+FIVE = re.findall(r"(?m)^\$ touchmark (.*?)(?: +#.*)?$", PAGE.partition("## With a way back")[0])
+KUBERNETES = (Path(__file__).parents[1] / "docs/how-to/kubernetes.md").read_text(encoding="utf-8")
+(BY_HAND,) = (each for each in re.findall(r"```yaml\n(.*?)```", KUBERNETES, re.DOTALL) if "MeshPolicy" in each)
 CLIENT, WEB, DB = "demo-client/client", "demo/web", "demo/db"
 PATHS = {CLIENT: "/usr/bin/curl", WEB: "/usr/sbin/nginx", DB: "/usr/lib/postgresql/bin/postgres"}
 PROGRAMS = {workload: Program(digest=digit * 64) for workload, digit in zip(PATHS, "abc", strict=True)}
+
+
+def read_rules(text: str) -> list[Rule]:
+    """Return the rules of a file, whatever they are called."""
+    policies = [each for each in parse_documents(text) if isinstance(each, MeshPolicyDocument)]
+    return [msgspec.structs.replace(rule, name="rule") for each in policies for rule in each.rules]
 
 
 def see(workload: str, time: float) -> list[DecisionRecord]:
@@ -116,9 +127,15 @@ def test_the_page_takes_the_demonstration_to_explicit_mode(capsys: pytest.Captur
     assert "demo: BLOCKED" in told[0][2]
     assert "add to spec.rules of MeshPolicy demo/default" in told[0][2]
     texts = {command: text for command, _, text in told}
-    assert "nothing that was seen would be newly denied" in texts["policy diff demo.yaml"]
-    assert "demo: READY" in said
-    assert "demo is explicit" in texts["mode demo explicit --for 10m"]
-    assert "the CA goes back to permissive at" in texts["mode demo explicit --for 10m"]
-    assert "goes back" not in texts["mode demo confirm"]
-    assert "mode permissive → explicit" in texts["mode demo history"]
+    assert texts[FIVE[1]].count("approved for ") == 3
+    suggested, by_hand = (read_rules(text) for text in (Path("demo.yaml").read_text(encoding="utf-8"), BY_HAND))
+    assert suggested == by_hand, "docs/how-to/kubernetes.md writes the same rule by hand"
+    assert "demo is explicit" in texts[FIVE[4]]
+    assert "demo-client: READY" in said
+    assert "the CA goes back to permissive at" in texts["mode demo-client explicit --for 10m"]
+    assert "goes back" not in texts["mode demo-client confirm"]
+    assert "mode permissive → explicit" in texts["mode demo-client history"]
+
+
+def test_five_commands_are_five() -> None:
+    assert [command.split()[0] for command in FIVE] == ["ready", "program", "policy", "policy", "mode"]

@@ -28,7 +28,6 @@ from sidecar.tunnel.frames import (
 )
 from sidecar.tunnel.pool import PoolLimits
 from sidecar.tunnel.turns import INITIATOR_TRANSITIONS, RESPONDER_TRANSITIONS, SideState
-from tests.kubernetes.node.test_demo import RULES
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -74,11 +73,6 @@ def test_the_pages_commands_and_options_exist(
     shown = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
     for option in (word for word in words if word.startswith("-")):
         assert option in shown, f"{' '.join(path)} has no {option}"
-
-
-def test_the_rules_that_kubernetes_md_shows_are_those_of_the_node_tests() -> None:
-    [shown] = [text for text in re.findall(r"```yaml\n(.*?)```", KUBERNETES, re.DOTALL) if "MeshPolicy" in text]
-    assert parse_documents(shown, "docs/how-to/kubernetes.md") == parse_documents(RULES, "test_demo.py")
 
 
 def test_the_makefile_has_the_targets_that_the_pages_name() -> None:

@@ -29,6 +29,7 @@ class Directory:
         self._find_vouched = find_vouched
         self._entries: dict[str, DirectoryEntry] = {}
         self._owners: dict[str, str] = {}
+        self._of_instance: dict[str, set[str]] = {}  # The same, the other way round.
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -40,11 +41,8 @@ class Directory:
     def register(self, sidecar: SidecarRecord) -> list[str]:
         """Put a sidecar's addresses in; those that it no longer registers go. A pod's are the API server's to name."""
         wanted = {normalise_address(address) for address in sidecar.addresses if not sidecar.pod_uid}
-        changed = [
-            address
-            for address, owner in list(self._owners.items())
-            if owner == sidecar.instance and address not in wanted and self._remove(address)
-        ]
+        former = self._of_instance.get(sidecar.instance, set()) - wanted
+        changed = [address for address in sorted(former) if self._remove(address)]
         for address in sorted(wanted):
             entry = DirectoryEntry(
                 address=address,
@@ -52,7 +50,7 @@ class Directory:
                 service_account=sidecar.workload.service_account,
                 tunnel_port=sidecar.tunnel_port,
             )
-            self._owners[address] = sidecar.instance
+            self._own(address, sidecar.instance)
             if self._entries.get(address) != entry:
                 self._entries[address] = entry
                 changed.append(address)
@@ -69,6 +67,19 @@ class Directory:
         changed += [address for address in list(self._entries) if address not in kept and self._remove(address)]
         return list(dict.fromkeys(changed))
 
+    def _own(self, address: str, instance: str) -> None:
+        if self._owners.get(address) != instance:
+            self._disown(address)
+            self._owners[address] = instance
+            self._of_instance.setdefault(instance, set()).add(address)
+
+    def _disown(self, address: str) -> None:
+        instance = self._owners.pop(address, "")
+        addresses = self._of_instance.get(instance, set())
+        addresses.discard(address)
+        if not addresses:
+            self._of_instance.pop(instance, None)
+
     def _remove(self, address: str) -> bool:
-        self._owners.pop(address, None)
+        self._disown(address)
         return self._entries.pop(address, None) is not None

@@ -93,10 +93,10 @@ async def find_refusals(
         closed = [_describe_refused(each, own_refusals) for each in blockers if _key(each) in own_refusals]
         approvals = [each for each in blockers if each.fix.kind is FixKind.APPROVE and _key(each) not in own_refusals]
         found = await judge(lambda check: find_blockers(others, states, namespace, check=check))
-        needed = {(each.reason, each.fix) for each in found.blockers}
+        needed = {each.fix for each in found.blockers}
         blockers = [each for each in found.blockers if each.fix.kind is not FixKind.APPROVE]
         for each in approvals:  # The other end of a refused program's connection needs its own approval all the same.
-            if (each.reason, each.fix) in needed or await _is_told(store, each):
+            if each.fix in needed or await _is_told(store, each):
                 blockers.append(each)
         blockers.sort(key=lambda each: (-each.count, -each.last, each.reason))
     blockers = [each if await _is_told(store, each) else each.doubt() for each in blockers]

@@ -36,6 +36,7 @@ from ca.kubernetes.cluster.vouching import Vouching
 from ca.kubernetes.cluster.watches import DIRECTORY_WATCHES, make_directory_watches
 from ca.kubernetes.objects.leading import Leading, run_leading
 from ca.kubernetes.webhook_objects.admission import Admission, make_admission, run_admission
+from ca.kubernetes.webhook_objects.mode_notes import Modes
 from ca.metrics import Metrics
 from ca.observation.explicit_guard import judge_policy
 from ca.rotation.rotation import Rotation
@@ -295,6 +296,7 @@ async def open_cluster(
                 partial(warn_of_former, pods, former),
                 metrics,
                 judge_policy=judge,
+                list_modes=store.namespaces.list_versions,
             )
             watches |= {watch.name: watch for watch in admission.watches}
         yield Cluster(
@@ -351,6 +353,7 @@ def _make_admission(
     metrics: Metrics,
     *,
     judge_policy: JudgePolicy,
+    list_modes: Callable[[], Awaitable[Modes]],
 ) -> Admission:
     admission = make_admission(
         client,
@@ -365,6 +368,9 @@ def _make_admission(
         read_bundle=authorities.bundle,
         list_needing=needing,
         judge_policy=judge_policy,
+        list_modes=list_modes,
+        find_policy=leading.index.find_policy,
+        knows_policies=lambda: all(watch.is_synced.is_set() for watch in leading.watches),
         is_leader=lambda: leading.leadership.is_leader,
         list_warnings=list_warnings,
         metrics=metrics,

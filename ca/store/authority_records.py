@@ -325,7 +325,7 @@ class AuthorityRecords:
                 await _check_unneeded(connection, phase, now)
 
     async def _raise_sequence(self, connection: AsyncConnection) -> int:
-        await raise_counter(self._database, connection, BUNDLE_SEQUENCE)
+        await raise_counter(connection, BUNDLE_SEQUENCE)
         return await read_counter(connection, BUNDLE_SEQUENCE)
 
 

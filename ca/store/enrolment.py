@@ -14,6 +14,9 @@ from ca.store.sidecars import Sidecars, read_certificates_end, read_sidecar
 from shared.model.wire.messages import Registration
 from shared.model.wire.registration import check_instance
 
+# What was granted, the sidecar, and whether its workload's labels have changed.
+_Entered = tuple[JoinGrant, SidecarRecord, bool]
+
 
 class Enrolment:
     """The steps of an enrolment that hold together or not at all."""
@@ -64,16 +67,17 @@ class Enrolment:
             InputError: a value of the registration can't be.
         """
         instance = check_instance(registration.instance)
-        async with self._database.writing() as connection:
+
+        async def enter(connection: AsyncConnection) -> _Entered:
             grant = await self._join_tokens.spend(
                 connection, token_id, secret, instance=instance, key_digest=key_digest, now=now
             )
             await self._evictions.readmit(connection, grant)
             await self._sidecars.enter(connection, grant, now, key_digest=key_digest, replaces=replaces)
             await self._renewal_keys.begin(connection, instance, renewal_digest, now=now)
-            record, changed = await self._enter(connection, grant, registration, now)
-        if changed:
-            self._namespaces.announce(grant.workload.namespace)
+            return grant, *await self._enter(connection, grant, registration, now)
+
+        grant, record, _ = await self._database.write(enter, on_commit=self._announce)
         return grant, record
 
     async def enter_by_renewal(
@@ -99,7 +103,8 @@ class Enrolment:
             ConflictError: a live sidecar of another workload holds an address.
         """
         instance = check_instance(registration.instance)
-        async with self._database.writing() as connection:
+
+        async def enter(connection: AsyncConnection) -> _Entered:
             await check_not_evicted(connection, instance)
             sidecar = await read_sidecar(connection, instance)
             if sidecar is None or sidecar.pod_uid:
@@ -116,9 +121,9 @@ class Enrolment:
                 now=now,
             )
             await self._sidecars.enter(connection, grant, now, key_digest=key_digest, replaces=replaces)
-            record, changed = await self._enter(connection, grant, registration, now)
-        if changed:
-            self._namespaces.announce(grant.workload.namespace)
+            return grant, *await self._enter(connection, grant, registration, now)
+
+        grant, record, _ = await self._database.write(enter, on_commit=self._announce)
         return grant, record
 
     async def enter_pod(
@@ -145,14 +150,21 @@ class Enrolment:
             InputError: a value of the registration can't be.
         """
         check_instance(grant.instance)
-        async with self._database.writing() as connection:
+
+        async def enter(connection: AsyncConnection) -> _Entered:
             await self._evictions.readmit(connection, grant)
             await self._sidecars.enter(connection, grant, now, key_digest=key_digest, replaces=replaces)
             await self._renewal_keys.begin(connection, grant.instance, None, now=now)
-            record, changed = await self._enter(connection, grant, registration, now)
-        if changed:
-            self._namespaces.announce(grant.workload.namespace)
+            return grant, *await self._enter(connection, grant, registration, now)
+
+        _, record, _ = await self._database.write(enter, on_commit=self._announce)
         return record
+
+    def _announce(self, entered: _Entered) -> None:
+        """Tell of vouched labels that are new: they are committed, whether or not the sidecar still waits."""
+        grant, _, is_changed = entered
+        if is_changed:
+            self._namespaces.announce(grant.workload.namespace)
 
     async def _enter(
         self, connection: AsyncConnection, grant: JoinGrant, registration: Registration, now: float

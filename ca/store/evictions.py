@@ -13,13 +13,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from sqlalchemy import ColumnElement, Table, and_, delete, func, select, update
+from sqlalchemy import ColumnElement, Table, and_, bindparam, delete, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ca.store.audit.audit_log import append_audit
 from ca.store.authority_records import read_restoration
 from ca.store.engine.counters import raise_counter
 from ca.store.engine.database import Database
+from ca.store.engine.prepared import Prepared
 from ca.store.join_tokens import revoke_open
 from ca.store.records import BACKDATED_S, MAX_LEAF_LIFETIME_S, JoinGrant
 from ca.store.tables import BUNDLE_SEQUENCE, certificates, evicted_certificates, evicted_sidecars, sidecars
@@ -39,6 +40,10 @@ MAX_ONE_BY_ONE: Final = 256
 # A verifier whose clock is behind takes a certificate for valid that has ended here.
 CLOCKS_BEHIND_S: Final = 3_600.0
 _NAMED_IN_AUDIT: Final = 50
+_EVICTED: Final = Prepared(select(evicted_sidecars).where(evicted_sidecars.c.instance == bindparam("instance")))
+_BY_NAME: Final = Prepared(
+    select(evicted_certificates.c.serial).where(evicted_certificates.c.serial.startswith(INSTANCE_PREFIX))
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +84,7 @@ class Evictions:
         is_meant = _select(sidecars, whom)
         async with self._database.writing() as connection:
             # First, as a rotation's steps do: the two take turns, and neither waits for the other's authorities.
-            await raise_counter(self._database, connection, BUNDLE_SEQUENCE)
+            await raise_counter(connection, BUNDLE_SEQUENCE)
             # The ledger reads these rows with a lock where it writes a line: either this sees it, or it sees this.
             await connection.execute(update(sidecars).where(is_meant).values(connected=False))
             query = select(sidecars.c.instance, sidecars.c.pod_uid).where(is_meant).order_by(sidecars.c.instance)
@@ -163,8 +168,7 @@ class Evictions:
         Raises:
             RefusedError: it was.
         """
-        async with self._database.reading() as connection:
-            await check_not_evicted(connection, instance)
+        await self._database.read(lambda connection: check_not_evicted(connection, instance))
 
     async def prune(self, *, now: float) -> int:
         """Take certificates that ended some time ago out of the trust bundle; return how many."""
@@ -175,7 +179,7 @@ class Evictions:
             ).first() is None:
                 return 0
         async with self._database.writing() as connection:
-            await raise_counter(self._database, connection, BUNDLE_SEQUENCE)
+            await raise_counter(connection, BUNDLE_SEQUENCE)
             return (await connection.execute(delete(evicted_certificates).where(has_ended))).rowcount
 
     async def readmit(self, connection: AsyncConnection, grant: JoinGrant) -> None:
@@ -184,14 +188,12 @@ class Evictions:
         Raises:
             RefusedError: it is the evicted pod's, or its join token was made before the eviction.
         """
-        query = select(evicted_sidecars).where(evicted_sidecars.c.instance == grant.instance)
-        row = (await connection.execute(query)).first()
+        row = (await _EVICTED.on(connection, instance=grant.instance)).first()
         if row is not None:
             is_same_pod = bool(grant.pod_uid) and grant.pod_uid == row.pod_uid
             if is_same_pod or (not grant.pod_uid and grant.granted <= row.evicted):
                 raise _refusal(grant.instance, is_pod=is_same_pod)
-        query = select(evicted_certificates.c.serial).where(evicted_certificates.c.serial.startswith(INSTANCE_PREFIX))
-        until = list_instances(await connection.scalars(query)).get(grant.instance)
+        until = list_instances(row.serial for row in await _BY_NAME.on(connection)).get(grant.instance)
         if row is None and until is not None and grant.pod_uid:
             # The store that was restored didn't know it. A pod's instance names the pod itself.
             raise _refusal(grant.instance, is_pod=True)
@@ -213,8 +215,7 @@ async def check_not_evicted(connection: AsyncConnection, instance: str) -> None:
     Raises:
         RefusedError: it was.
     """
-    query = select(evicted_sidecars.c.pod_uid).where(evicted_sidecars.c.instance == instance)
-    row = (await connection.execute(query)).first()
+    row = (await _EVICTED.on(connection, instance=instance)).first()
     if row is not None:
         raise _refusal(instance, is_pod=bool(row.pod_uid))
 

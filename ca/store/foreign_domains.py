@@ -70,7 +70,7 @@ class ForeignDomains:
         check_roots(domain)
         roots = msgspec.json.encode(domain.roots).decode()
         async with self._database.writing() as connection:
-            await raise_counter(self._database, connection, FOREIGN_CHANGES)  # First: changes take turns.
+            await raise_counter(connection, FOREIGN_CHANGES)  # First: changes take turns.
             before = await _describe(connection, domain.trust_domain)
             values = {"trust_domain": domain.trust_domain, "roots": roots, "changed": now}
             await connection.execute(self._database.upsert(foreign_domains, values))
@@ -90,7 +90,7 @@ class ForeignDomains:
             NotFoundError: it isn't known.
         """
         async with self._database.writing() as connection:
-            await raise_counter(self._database, connection, FOREIGN_CHANGES)  # First: changes take turns.
+            await raise_counter(connection, FOREIGN_CHANGES)  # First: changes take turns.
             before = await _describe(connection, trust_domain)
             gone = await connection.execute(
                 delete(foreign_domains).where(foreign_domains.c.trust_domain == trust_domain)

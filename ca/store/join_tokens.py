@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import ColumnElement, Row, and_, delete, insert, select, update
+from sqlalchemy import ColumnElement, Row, and_, bindparam, delete, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ca.store.audit.audit_log import append_audit
 from ca.store.engine.database import Database
+from ca.store.engine.prepared import Prepared, prepare_insert, prepare_update
 from ca.store.records import AuthorityKind, JoinGrant, JoinTokenRecord
 from ca.store.tables import authorities, join_tokens
 from shared.model.errors import ConflictError, InputError, NotFoundError, RefusedError
@@ -24,6 +25,19 @@ from shared.model.wire.registration import check_labels, normalise_addresses
 
 # A sidecar whose welcome was lost asks again within seconds; a CA that is down may take minutes.
 REPEATABLE_S: Final = 600.0
+_BY_ID: Final = Prepared(select(join_tokens).where(join_tokens.c.token_id == bindparam("token_id")))
+_SPEND: Final = prepare_update(
+    join_tokens,
+    ("spent", "instance", "spent_by"),
+    join_tokens.c.token_id == bindparam("of_token"),
+    join_tokens.c.spent.is_(None),
+)
+_INSERT: Final = prepare_insert(join_tokens)
+_ACTIVE_ROOT: Final = Prepared(
+    select(authorities.c.public_key_digest)
+    .where(authorities.c.kind == AuthorityKind.ROOT.value, authorities.c.phase == AuthorityPhase.ACTIVE.value)
+    .with_for_update(read=True)
+)
 _addresses: Final = msgspec.json.Decoder(tuple[str, ...])
 _labels: Final = msgspec.json.Decoder(dict[str, str])
 
@@ -48,7 +62,8 @@ class JoinTokens:
             raise InputError("the join token would have expired already", hint="give it a longer life")
         spelled, checked = normalise_addresses(addresses), check_labels(labels)
         secret = base64.urlsafe_b64encode(secrets.token_bytes(32)).decode().rstrip("=")
-        async with self._database.writing() as connection:
+
+        async def create(connection: AsyncConnection) -> JoinTokenRecord:
             record = JoinTokenRecord(
                 token_id=secrets.token_hex(8),
                 workload=workload,
@@ -58,25 +73,27 @@ class JoinTokens:
                 expires=expires,
                 root_pin=await _read_active_root(connection),
             )
-            await connection.execute(
-                insert(join_tokens).values(
-                    token_id=record.token_id,
-                    secret_digest=_digest(secret),
-                    namespace=workload.namespace,
-                    service_account=workload.service_account,
-                    addresses=_json(record.addresses),
-                    labels=_json(record.labels),
-                    created=now,
-                    expires=expires,
-                    spent=None,
-                    instance="",
-                    root_pin=record.root_pin,
-                )
+            await _INSERT.on(
+                connection,
+                token_id=record.token_id,
+                secret_digest=_digest(secret),
+                namespace=workload.namespace,
+                service_account=workload.service_account,
+                addresses=_json(record.addresses),
+                labels=_json(record.labels),
+                created=now,
+                expires=expires,
+                spent=None,
+                instance="",
+                root_pin=record.root_pin,
+                spent_by=None,
             )
             await append_audit(
                 self._database, connection, "join-token.create", record.token_id, after=_describe(record)
             )
-        return record, secret
+            return record
+
+        return await self._database.write(create), secret
 
     async def check(self, token_id: str, secret: str) -> None:
         """Check that there is such a token, of whatever age, and that its secret is right; in constant time.
@@ -84,9 +101,11 @@ class JoinTokens:
         Raises:
             RefusedError: there isn't, or it is wrong (the same message for both).
         """
-        async with self._database.reading() as connection:
-            row = (await connection.execute(select(join_tokens).where(join_tokens.c.token_id == token_id))).first()
-        _check_secret(row, secret)
+
+        async def check(connection: AsyncConnection) -> None:
+            _check_secret((await _BY_ID.on(connection, token_id=token_id)).first(), secret)
+
+        await self._database.read(check)
 
     async def spend(
         self, connection: AsyncConnection, token_id: str, secret: str, *, instance: str, key_digest: bytes, now: float
@@ -102,8 +121,7 @@ class JoinTokens:
             RefusedError: it is unknown, its secret is wrong (the same message for both), it has expired, or another key
                 has spent it.
         """
-        row = (await connection.execute(select(join_tokens).where(join_tokens.c.token_id == token_id))).first()
-        row = _check_secret(row, secret)
+        row = _check_secret((await _BY_ID.on(connection, token_id=token_id)).first(), secret)
         token = _join_token(row)
         grant = JoinGrant(
             workload=token.workload,
@@ -119,11 +137,7 @@ class JoinTokens:
             raise RefusedError("this join token has been spent", hint="it is good for one sidecar: make a new one")
         if token.expires <= now:
             raise RefusedError("this join token has expired", hint="make a new one with `touchmark ca join-token`")
-        spent = await connection.execute(
-            update(join_tokens)
-            .where(join_tokens.c.token_id == token_id, join_tokens.c.spent.is_(None))
-            .values(spent=now, instance=instance, spent_by=key_digest)
-        )
+        spent = await _SPEND.on(connection, of_token=token_id, spent=now, instance=instance, spent_by=key_digest)
         if spent.rowcount != 1:  # PostgreSQL: another replica was faster.
             raise RefusedError("this join token has been spent", hint="it is good for one sidecar: make a new one")
         return grant
@@ -205,12 +219,9 @@ def open_tokens(now: float) -> ColumnElement[bool]:
 
 async def _read_active_root(connection: AsyncConnection) -> str:
     """Return the active root's pin and hold its row, so that it isn't retired first; empty: there is no root."""
-    query = select(authorities.c.public_key_digest).where(
-        authorities.c.kind == AuthorityKind.ROOT.value, authorities.c.phase == AuthorityPhase.ACTIVE.value
-    )
     for _ in range(2):
         # PostgreSQL: a rotation's step at this very moment leaves no row that was active before and after it.
-        if (pin := await connection.scalar(query.with_for_update(read=True))) is not None:
+        if (pin := (await _ACTIVE_ROOT.on(connection)).scalar()) is not None:
             return str(pin)
     return ""
 

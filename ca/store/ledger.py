@@ -7,11 +7,13 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Row, Select, delete, func, insert, select
+from sqlalchemy import ColumnElement, Row, Select, bindparam, delete, func, insert, select
 from sqlalchemy.dialects import sqlite
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ca.store.engine.database import Database
 from ca.store.engine.group_commit import GroupCommit
+from ca.store.engine.prepared import Prepared
 from ca.store.evictions import find_evicted
 from ca.store.records import MAX_LEAF_LIFETIME_S, CertificateRecord, LedgerFilter
 from ca.store.tables import authorities, certificates, evicted_sidecars
@@ -21,6 +23,7 @@ from shared.model.trust.bundle import AuthorityPhase
 
 MAX_LISTED: Final = 10_000
 EVERYTHING: Final = LedgerFilter()
+_BY_SERIAL: Final = Prepared(select(certificates).where(certificates.c.serial == bindparam("serial")))
 _SIGNING_PHASES: Final = (AuthorityPhase.ACTIVE.value, AuthorityPhase.OLD.value)
 
 
@@ -75,11 +78,12 @@ class Ledger:
 
     async def get(self, serial: int) -> CertificateRecord | None:
         """Return the line of one serial number."""
-        async with self._database.reading() as connection:
-            row = (
-                await connection.execute(select(certificates).where(certificates.c.serial == _serial(serial)))
-            ).first()
+
+        async def read(connection: AsyncConnection) -> CertificateRecord | None:
+            row = (await _BY_SERIAL.on(connection, serial=_serial(serial))).first()
             return None if row is None else _record(row)
+
+        return await self._database.read(read)
 
     async def list_lines(self, wanted: LedgerFilter = EVERYTHING) -> list[CertificateRecord]:
         """Return the lines that match, newest first. At most ``MAX_LISTED``."""

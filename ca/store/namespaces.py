@@ -19,6 +19,7 @@ from ca.store.drafts.drafts import drop_draft, no_draft, read_draft
 from ca.store.drafts.tables import policy_drafts
 from ca.store.engine.counters import raise_counter
 from ca.store.engine.database import Database
+from ca.store.engine.prepared import prepare_upsert
 from ca.store.history.generations import Content, append_generation
 from ca.store.namespace_history import (
     UNDO,
@@ -52,6 +53,7 @@ from shared.model.policy.rules import (
 )
 
 MAX_NAMESPACES: Final = 10_000
+_LIST: Final = prepare_upsert(namespaces, tuple(column.name for column in namespaces.c), updated=())
 _MAX_NAME_CHARACTERS: Final = 253
 _rules: Final = msgspec.json.Decoder(tuple[Rule, ...])
 _requires: Final = msgspec.json.Decoder(tuple[Requirement, ...])
@@ -348,7 +350,7 @@ class Namespaces:
             described = await _describe(connection, namespace, program, before if act == UNDO else None)
             await change(connection)
             state = await _read_state(connection, namespace)
-            await raise_counter(self._database, connection, NAMESPACE_CHANGES)
+            await raise_counter(connection, NAMESPACE_CHANGES)
             if before is not None:
                 subject = f"{namespace}/{program}" if program else namespace
                 after = await read_content(connection, namespace)
@@ -389,7 +391,7 @@ class Namespaces:
             "requires": "[]",
             "workload_modes": "[]",
         }
-        await connection.execute(self._database.upsert(namespaces, values, update=()))
+        await _LIST.on(connection, **values)
 
     async def _write_namespace(self, connection: AsyncConnection, namespace: str, **values: Any) -> None:
         await connection.execute(update(namespaces).where(namespaces.c.namespace == namespace).values(**values))
@@ -414,7 +416,7 @@ class Namespaces:
             return False
         await self._raise_version(connection, workload.namespace)
         await self._write_labels(connection, workload, labels)
-        await raise_counter(self._database, connection, NAMESPACE_CHANGES)
+        await raise_counter(connection, NAMESPACE_CHANGES)
         return True
 
     def announce(self, namespace: str) -> None:

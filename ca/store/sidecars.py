@@ -9,12 +9,13 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import delete, exists, func, or_, select, update
+from sqlalchemy import Double, bindparam, delete, exists, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ca.store.audit.audit_log import append_audit
 from ca.store.engine.counters import raise_counter
 from ca.store.engine.database import Database
+from ca.store.engine.prepared import Prepared, prepare_update, prepare_upsert
 from ca.store.evictions import check_not_evicted
 from ca.store.records import JoinGrant, SidecarRecord
 from ca.store.tables import (
@@ -37,6 +38,67 @@ _labels: Final = msgspec.json.Decoder(dict[str, str])
 _IS_POD: Final = evicted_sidecars.c.pod_uid != ""
 # Of a replica whose last sign of life is older than two of its beats it isn't known whether its streams are open.
 _REPLICA_BEATS_S: Final = 12.0
+
+
+def _is_live(now: Any) -> Any:
+    holds_certificate = exists().where(certificates.c.instance == sidecars.c.instance, certificates.c.not_after > now)
+    return or_(sidecars.c.connected, holds_certificate)
+
+
+_OF_INSTANCE: Final = sidecars.c.instance == bindparam("of_instance")
+_BY_INSTANCE: Final = Prepared(select(sidecars).where(sidecars.c.instance == bindparam("instance")))
+_LOCK: Final = Prepared(select(sidecars).where(sidecars.c.instance == bindparam("instance")).with_for_update())
+_ADDRESSES: Final = Prepared(
+    select(sidecar_addresses.c.address)
+    .where(sidecar_addresses.c.instance == bindparam("instance"))
+    .order_by(sidecar_addresses.c.address)
+)
+_INSTALLED: Final = Prepared(
+    select(installed_namespaces).where(installed_namespaces.c.instance == bindparam("instance"))
+)
+_EVICTED: Final = Prepared(
+    select(evicted_sidecars.c.evicted).where(evicted_sidecars.c.instance == bindparam("instance"))
+)
+_HOLDER: Final = Prepared(
+    select(sidecar_addresses.c.address, sidecars.c.namespace, sidecars.c.service_account)
+    .join(sidecars, sidecars.c.instance == sidecar_addresses.c.instance)
+    .where(
+        sidecar_addresses.c.address == bindparam("address"),
+        sidecars.c.instance != bindparam("instance"),
+        ~sidecars.c.has_stopped,
+        _is_live(bindparam("now", type_=Double)),
+    )
+)
+_ENTER: Final = prepare_upsert(
+    sidecars,
+    (
+        "instance", "namespace", "service_account", "allowed_addresses", "labels", "tunnel_port", "version", "capture",
+        "joined", "last_seen", "connected", "installed_sequence", "pod_uid", "has_stopped", "key_digest",
+    ),
+)  # fmt: skip
+_REGISTER: Final = prepare_update(
+    sidecars,
+    (
+        "tunnel_port", "version", "capture", "last_seen", "connected", "has_stopped", "replica", "clock_offset_s",
+    ),
+    _OF_INSTANCE,
+)  # fmt: skip
+_MARK_SEEN: Final = prepare_update(
+    sidecars,
+    ("last_seen", "connected", "has_stopped"),
+    _OF_INSTANCE,
+    or_(sidecars.c.replica == "", sidecars.c.replica == bindparam("of_replica")),
+)
+_INSTALL_BUNDLE: Final = prepare_update(sidecars, ("installed_sequence",), _OF_INSTANCE)
+_INSTALL: Final = prepare_upsert(installed_namespaces, ("instance", "namespace", "version"))
+_SUBSCRIBE: Final = prepare_upsert(installed_namespaces, ("instance", "namespace", "version"), updated=())
+_TAKE_ADDRESS: Final = prepare_upsert(sidecar_addresses, ("address", "instance"))
+_DROP_ADDRESSES: Final = Prepared(
+    delete(sidecar_addresses).where(sidecar_addresses.c.instance == bindparam("instance"))
+)
+_DROP_INSTALLED: Final = Prepared(
+    delete(installed_namespaces).where(installed_namespaces.c.instance == bindparam("instance"))
+)
 
 
 class SecondSidecarError(RefusedError):
@@ -83,8 +145,7 @@ class Sidecars:
         """
         workload, instance = grant.workload, grant.instance
         # With a lock, so that of two that join with two replicas one sees the other.
-        query = select(sidecars).where(sidecars.c.instance == instance).with_for_update()
-        row = (await connection.execute(query)).first()
+        row = (await _LOCK.on(connection, instance=instance)).first()
         if row is not None and (row.namespace, row.service_account) != (workload.namespace, workload.service_account):
             raise RefusedError(f"another workload's sidecar is called {instance}", hint="choose another instance name")
         is_kept = row is not None and row.connected and row.key_digest != key_digest and row.last_seen != replaces
@@ -108,9 +169,9 @@ class Sidecars:
             "has_stopped": False,
             "key_digest": key_digest,
         }
-        await connection.execute(self._database.upsert(sidecars, values))
-        await connection.execute(delete(sidecar_addresses).where(sidecar_addresses.c.instance == instance))
-        await connection.execute(delete(installed_namespaces).where(installed_namespaces.c.instance == instance))
+        await _ENTER.on(connection, **values)
+        await _DROP_ADDRESSES.on(connection, instance=instance)
+        await _DROP_INSTALLED.on(connection, instance=instance)
 
     async def list_of_pods(self, *, joined_before: float) -> dict[str, str]:
         """Return the instances of pods' sidecars that joined before then, with their pods' UIDs."""
@@ -138,7 +199,7 @@ class Sidecars:
             for table in (sidecars, sidecar_addresses, installed_namespaces, evicted_sidecars):
                 await connection.execute(delete(table).where(table.c.instance.in_(gone)))
             if gone:
-                await raise_counter(self._database, connection, REGISTRATIONS)
+                await raise_counter(connection, REGISTRATIONS)
         return len(gone)
 
     async def register(self, grant: JoinGrant, registration: Registration, *, now: float) -> SidecarRecord:
@@ -152,8 +213,9 @@ class Sidecars:
             ConflictError: a live sidecar of another workload holds an address.
             InputError: a value can't be.
         """
-        async with self._database.writing() as connection:
-            return await self.note_registration(connection, grant, registration, now)
+        return await self._database.write(
+            lambda connection: self.note_registration(connection, grant, registration, now)
+        )
 
     async def note_registration(
         self, connection: AsyncConnection, grant: JoinGrant, registration: Registration, now: float
@@ -164,24 +226,23 @@ class Sidecars:
             raise RefusedError("the certificate belongs to another sidecar instance")
         addresses = check_registration(registration, grant.addresses)
         await self._take_addresses(connection, grant, addresses, now)
-        changed = await connection.execute(
-            update(sidecars)
-            .where(sidecars.c.instance == grant.instance)
-            .values(
-                tunnel_port=registration.tunnel_port,
-                version=registration.version,
-                capture=registration.capture,
-                last_seen=now,
-                connected=True,
-                has_stopped=False,
-                replica=self._replica,
-                clock_offset_s=registration.time_ms / 1000 - now if registration.time_ms else None,
-            )
+        changed = await _REGISTER.on(
+            connection,
+            of_instance=grant.instance,
+            tunnel_port=registration.tunnel_port,
+            version=registration.version,
+            capture=registration.capture,
+            last_seen=now,
+            connected=True,
+            has_stopped=False,
+            replica=self._replica,
+            clock_offset_s=registration.time_ms / 1000 - now if registration.time_ms else None,
         )
         if changed.rowcount != 1:
             raise RefusedError(f"no sidecar {grant.instance} has joined", hint="join with a new join token")
-        (record,) = await _read_sidecars(connection, [grant.instance])
-        await raise_counter(self._database, connection, REGISTRATIONS)
+        record = await read_sidecar(connection, grant.instance)
+        assert record is not None  # It was changed above.
+        await raise_counter(connection, REGISTRATIONS)
         return record
 
     async def mark_seen(self, instance: str, *, connected: bool, has_stopped: bool = False, now: float) -> None:
@@ -192,15 +253,20 @@ class Sidecars:
 
         A stream that has moved to another replica is left alone: it is open there.
         """
-        async with self._database.writing() as connection:
-            changed = await connection.execute(
-                update(sidecars)
-                .where(sidecars.c.instance == instance, sidecars.c.replica.in_(("", self._replica)))
-                .values(last_seen=now, connected=connected, has_stopped=has_stopped)
+
+        async def mark(connection: AsyncConnection) -> None:
+            changed = await _MARK_SEEN.on(
+                connection,
+                of_instance=instance,
+                of_replica=self._replica,
+                last_seen=now,
+                connected=connected,
+                has_stopped=has_stopped,
             )
-            is_known = exists().where(sidecars.c.instance == instance)
-            if changed.rowcount != 1 and not await connection.scalar(select(is_known)):
+            if changed.rowcount != 1 and (await _BY_INSTANCE.on(connection, instance=instance)).first() is None:
                 raise NotFoundError(f"no sidecar {instance}")
+
+        await self._database.write(mark)
 
     async def disconnect_all(self) -> None:
         """Note, at start, that no stream with this replica is open."""
@@ -256,24 +322,29 @@ class Sidecars:
 
     async def mark_bundle_installed(self, instance: str, sequence: int) -> None:
         """Note that the sidecar has installed the trust bundle of this sequence."""
-        await self._update(instance, installed_sequence=sequence)
+
+        async def mark(connection: AsyncConnection) -> None:
+            changed = await _INSTALL_BUNDLE.on(connection, of_instance=instance, installed_sequence=sequence)
+            if changed.rowcount != 1:
+                raise NotFoundError(f"no sidecar {instance}")
+
+        await self._database.write(mark)
 
     async def mark_namespace_installed(self, instance: str, namespace: str, version: int) -> None:
         """Note that the sidecar has installed this version of a namespace's state."""
-        values = {"instance": instance, "namespace": namespace, "version": version}
-        async with self._database.writing() as connection:
-            await connection.execute(self._database.upsert(installed_namespaces, values))
+        await self._database.write(
+            lambda connection: _INSTALL.on(connection, instance=instance, namespace=namespace, version=version)
+        )
 
     async def mark_subscribed(self, instance: str, namespace: str) -> None:
         """Note that the sidecar uses a namespace's state from now on: it is waited for, whichever replica asks."""
-        values = {"instance": instance, "namespace": namespace, "version": 0}
-        async with self._database.writing() as connection:
-            await connection.execute(self._database.upsert(installed_namespaces, values, update=()))
+        await self._database.write(
+            lambda connection: _SUBSCRIBE.on(connection, instance=instance, namespace=namespace, version=0)
+        )
 
     async def get(self, instance: str) -> SidecarRecord | None:
         """Return one sidecar."""
-        async with self._database.reading() as connection:
-            return await read_sidecar(connection, instance)
+        return await self._database.read(lambda connection: read_sidecar(connection, instance))
 
     async def get_at(self, address: str) -> SidecarRecord | None:
         """Return the sidecar that registered this IP address."""
@@ -281,7 +352,7 @@ class Sidecars:
             instance = await connection.scalar(
                 select(sidecar_addresses.c.instance).where(sidecar_addresses.c.address == normalise_address(address))
             )
-            return next(iter(await _read_sidecars(connection, [instance])), None) if instance else None
+            return await read_sidecar(connection, instance) if instance else None
 
     async def list_all(self) -> list[SidecarRecord]:
         """Return every sidecar, by instance."""
@@ -329,47 +400,38 @@ class Sidecars:
             for table in (sidecars, sidecar_addresses, installed_namespaces, evicted_sidecars, renewal_keys):
                 await connection.execute(delete(table).where(table.c.instance.in_(gone)))
             if gone:
-                await raise_counter(self._database, connection, REGISTRATIONS)
+                await raise_counter(connection, REGISTRATIONS)
         return len(gone)
-
-    async def _update(self, instance: str, **values: Any) -> None:
-        async with self._database.writing() as connection:
-            changed = await connection.execute(update(sidecars).where(sidecars.c.instance == instance).values(**values))
-            if changed.rowcount != 1:
-                raise NotFoundError(f"no sidecar {instance}")
 
     async def _take_addresses(
         self, connection: AsyncConnection, grant: JoinGrant, addresses: Sequence[str], now: float
     ) -> None:
-        taken = await connection.execute(
-            select(sidecar_addresses.c.address, sidecars.c.namespace, sidecars.c.service_account)
-            .join(sidecars, sidecars.c.instance == sidecar_addresses.c.instance)
-            .where(
-                sidecar_addresses.c.address.in_(addresses),
-                sidecars.c.instance != grant.instance,
-                ~sidecars.c.has_stopped,
-                _is_live(now),
-            )
-        )
-        for row in taken if not grant.pod_uid else ():
-            if (row.namespace, row.service_account) != (grant.workload.namespace, grant.workload.service_account):
+        for address in addresses if not grant.pod_uid else ():
+            row = (await _HOLDER.on(connection, address=address, instance=grant.instance, now=now)).first()
+            own = grant.workload.namespace, grant.workload.service_account
+            if row is not None and (row.namespace, row.service_account) != own:
                 raise ConflictError(
                     f"{row.address} belongs to a live sidecar of {row.namespace}/{row.service_account}",
                     hint="stop that sidecar; if it was killed, the address is free once its certificates have expired",
                 )
-        await connection.execute(
-            delete(sidecar_addresses).where(
-                or_(sidecar_addresses.c.instance == grant.instance, sidecar_addresses.c.address.in_(addresses))
-            )
-        )
+        await _DROP_ADDRESSES.on(connection, instance=grant.instance)
         for address in addresses:
-            values = {"address": address, "instance": grant.instance}
-            await connection.execute(self._database.upsert(sidecar_addresses, values))
+            await _TAKE_ADDRESS.on(connection, address=address, instance=grant.instance)
 
 
 async def read_sidecar(connection: AsyncConnection, instance: str) -> SidecarRecord | None:
     """Return one sidecar within a greater transaction."""
-    return next(iter(await _read_sidecars(connection, [instance])), None)
+    row = (await _BY_INSTANCE.on(connection, instance=instance)).first()
+    if row is None:
+        return None
+    addresses = await _ADDRESSES.on(connection, instance=instance)
+    installed = await _INSTALLED.on(connection, instance=instance)
+    return _sidecar(
+        row,
+        addresses=[each.address for each in addresses],
+        installed={each.namespace: each.version for each in installed},
+        evicted=(await _EVICTED.on(connection, instance=instance)).scalar(),
+    )
 
 
 async def read_certificates_end(connection: AsyncConnection, record: SidecarRecord) -> float:
@@ -392,17 +454,8 @@ def _holds_certificate(instance: str, now: float) -> Any:
     )
 
 
-def _is_live(now: float) -> Any:
-    holds_certificate = exists().where(certificates.c.instance == sidecars.c.instance, certificates.c.not_after > now)
-    return or_(sidecars.c.connected, holds_certificate)
-
-
 async def _read_sidecars(connection: AsyncConnection, instances: Sequence[str] | None) -> list[SidecarRecord]:
     chosen, places, versions = select(sidecars), select(sidecar_addresses), select(installed_namespaces)
-    if instances is not None and len(instances) == 1:  # The common case, without reading the whole tables.
-        chosen = chosen.where(sidecars.c.instance == instances[0])
-        places = places.where(sidecar_addresses.c.instance == instances[0])
-        versions = versions.where(installed_namespaces.c.instance == instances[0])
     wanted = None if instances is None else frozenset(instances)
     addresses: dict[str, list[str]] = {}
     for row in await connection.execute(places.order_by(sidecar_addresses.c.address)):
@@ -410,36 +463,42 @@ async def _read_sidecars(connection: AsyncConnection, instances: Sequence[str] |
     installed: dict[str, dict[str, int]] = {}
     for row in await connection.execute(versions):
         installed.setdefault(row.instance, {})[row.namespace] = row.version
-    evicted = select(evicted_sidecars)
-    if instances is not None and len(instances) == 1:
-        evicted = evicted.where(evicted_sidecars.c.instance == instances[0])
-    out = {row.instance: row.evicted for row in await connection.execute(evicted)}
+    out = {row.instance: row.evicted for row in await connection.execute(select(evicted_sidecars))}
     return [
-        SidecarRecord(
-            instance=row.instance,
-            workload=Workload(namespace=row.namespace, service_account=row.service_account),
-            allowed_addresses=_addresses.decode(row.allowed_addresses),
-            addresses=tuple(addresses.get(row.instance, ())),
-            labels=_labels.decode(row.labels),
-            tunnel_port=row.tunnel_port,
-            version=row.version,
-            capture=row.capture,
-            joined=row.joined,
-            last_seen=row.last_seen,
-            connected=row.connected,
-            installed_sequence=row.installed_sequence,
-            namespace_versions=installed.get(row.instance, {}),
-            pod_uid=row.pod_uid,
-            clock_offset_s=row.clock_offset_s,
+        _sidecar(
+            row,
+            addresses=addresses.get(row.instance, ()),
+            installed=installed.get(row.instance, {}),
             evicted=out.get(row.instance),
-            has_stopped=row.has_stopped,
-            second_count=row.second_count,
-            second_at=row.second_at,
-            second_from=row.second_from,
         )
         for row in await connection.execute(chosen.order_by(sidecars.c.instance))
         if wanted is None or row.instance in wanted
     ]
+
+
+def _sidecar(row: Any, *, addresses: Sequence[str], installed: dict[str, int], evicted: float | None) -> SidecarRecord:
+    return SidecarRecord(
+        instance=row.instance,
+        workload=Workload(namespace=row.namespace, service_account=row.service_account),
+        allowed_addresses=_addresses.decode(row.allowed_addresses),
+        addresses=tuple(addresses),
+        labels=_labels.decode(row.labels),
+        tunnel_port=row.tunnel_port,
+        version=row.version,
+        capture=row.capture,
+        joined=row.joined,
+        last_seen=row.last_seen,
+        connected=row.connected,
+        installed_sequence=row.installed_sequence,
+        namespace_versions=installed,
+        pod_uid=row.pod_uid,
+        clock_offset_s=row.clock_offset_s,
+        evicted=evicted,
+        has_stopped=row.has_stopped,
+        second_count=row.second_count,
+        second_at=row.second_at,
+        second_from=row.second_from,
+    )
 
 
 def _json(value: object) -> str:

@@ -134,8 +134,8 @@ class ClusterPolicyBackend:
         if terms.for_s is not None:
             raise InputError(
                 "in a cluster only a namespace's mode goes back by itself: spec.trial is about that alone",
-                hint=f"switch them without --for, and back with `touchmark mode {namespace} inherit --workload … -k`;"
-                " or give the namespace's own mode --for",
+                hint="give the other workloads the present mode as their own, then the namespace --for: `touchmark mode"
+                f" {namespace} permissive --workload OTHER -k`, `touchmark mode {namespace} explicit --for 10m -k`",
             )
         if terms.expected_version is not None:
             await self._check_version(namespace, terms.expected_version)

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, TypeVar
 from cli.admin.client import AdminClient
 from cli.backends.base import PolicyBackend
 from cli.backends.target import Target
-from shared.model.errors import TouchmarkError
+from shared.model.errors import InputError, TouchmarkError
 
 if TYPE_CHECKING:
     from cli.cluster.connection import Cluster
+    from cli.cluster.observation.named_ends import NamedEnd
 
 T = TypeVar("T")
 
@@ -68,6 +69,27 @@ async def find_gaps(target: Target, namespace: str, *, since: float) -> tuple[st
             return await cron_jobs.find_gaps(cluster, namespace, since=since)
     except TouchmarkError:
         return ()
+
+
+async def find_named_end(target: Target, text: str, namespace: str) -> NamedEnd | None:
+    """Resolve an end of a connection that is written as a pod's or a Service's name; None: it isn't one.
+
+    Arguments:
+        namespace: of names without one; empty: none is.
+
+    Raises:
+        InputError: there is no cluster, or the name isn't one of one end.
+        TouchmarkError: the cluster doesn't know it, or doesn't say.
+    """
+    from cli.cluster.observation.named_ends import find_end, read_name
+
+    wanted = read_name(text, namespace)
+    if wanted is None:
+        return None
+    if not target.in_cluster:
+        raise InputError(f"{wanted} is known to a cluster alone", hint="-k asks the CA in the kubeconfig's cluster")
+    async with open_cluster(target) as cluster:
+        return await find_end(cluster, wanted)
 
 
 @asynccontextmanager

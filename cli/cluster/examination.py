@@ -21,6 +21,7 @@ from cli.text.findings import Finding
 from cli.text.output import name_some
 from shared.model.errors import TouchmarkError
 from shared.model.kubernetes.contract import POLICY_WEBHOOK, WEBHOOK_CONFIGURATION
+from shared.model.policy.rules import Mode
 
 API_VERSION: Final = "v1alpha1"
 # ValidatingAdmissionPolicy and webhooks' matchConditions are in v1 from it on; native sidecars from 1.29 on.
@@ -40,6 +41,7 @@ def examine_cluster(snapshot: ClusterSnapshot, *, own_version: str) -> list[Find
         _examine_rights(snapshot),
         _examine_trial(snapshot),
         *examine_membership(snapshot),
+        *_examine_modes(snapshot),
     ]
     if isinstance(snapshot.observed, TouchmarkError):
         return [*findings, describe_unknown("CA's status", snapshot.observed, is_optional=False)]
@@ -196,6 +198,30 @@ def _examine_rights(snapshot: ClusterSnapshot) -> Finding:
         if missing
         else "",
     )
+
+
+def _examine_modes(snapshot: ClusterSnapshot) -> list[Finding]:
+    """Find explicit modes that no object says: of a MeshPolicy, or a whole namespace, that was deleted."""
+    if isinstance(snapshot.observed, TouchmarkError) or isinstance(snapshot.saying, TouchmarkError):
+        return []
+    explicit = {
+        state.namespace
+        for state in snapshot.observed.namespaces
+        if state.mode is Mode.EXPLICIT or any(each.mode is Mode.EXPLICIT for each in state.workload_modes)
+    }
+    subject = "modes"
+    if not (unsaid := sorted(explicit - snapshot.saying)):
+        said = f"explicit in {len(explicit)} namespace{'' if len(explicit) == 1 else 's'}, as their MeshPolicies say"
+        return [Finding(subject=subject, is_well=True, observation=said if explicit else "explicit in no namespace")]
+    return [
+        Finding(
+            subject=subject,
+            is_well=False,
+            is_optional=True,
+            observation=f"explicit, though no MeshPolicy says so: {name_some(unsaid)}; a deletion leaves the mode",
+            hint=f"`touchmark mode {unsaid[0]} explicit -k` writes one that does; permissive in its place ends it",
+        )
+    ]
 
 
 def _examine_trial(snapshot: ClusterSnapshot) -> Finding:

@@ -32,6 +32,7 @@ from cli.cluster.port_forward import forward_admin
 from shared.model.errors import TouchmarkError
 from shared.model.kubernetes import contract
 from shared.model.kubernetes.contract import GROUP, INJECT, SIDECAR_CONTAINER, WEBHOOK_CONFIGURATION
+from shared.model.policy.documents import POLICY_NAME
 
 ADMIN_TIMEOUT_S: Final = 10.0
 MAX_AT_ONCE: Final = 8
@@ -51,6 +52,7 @@ class ClusterSnapshot:
         webhook: the MutatingWebhookConfiguration; None: not there.
         admission_policies: our ValidatingAdmissionPolicies by name, each with its binding; None: not there.
         ca_pods, namespaces, pods, network_policies: as they are. ``pods``: of the whole cluster.
+        saying: namespaces with a MeshPolicy in force, whose status says the mode.
         missing_rights: of the CA's service account.
         trial: whether a pod that asks for injection got it, on trial in ``trial_namespace``.
         observed: the CA's own answers.
@@ -67,6 +69,7 @@ class ClusterSnapshot:
     namespaces: list[Object] | TouchmarkError
     pods: list[Object] | TouchmarkError
     network_policies: list[Object] | TouchmarkError
+    saying: frozenset[str] | TouchmarkError
     missing_rights: list[Right] | TouchmarkError
     trial_namespace: str
     trial: bool | TouchmarkError
@@ -88,6 +91,7 @@ async def take_snapshot(cluster: Cluster, system_namespace: str) -> ClusterSnaps
         namespaces = group.create_task(_try(cluster.list(NAMESPACES)), name="namespaces")
         pods = group.create_task(_try(cluster.list(PODS, keep=trim_pod)), name="pods")
         policies = group.create_task(_try(cluster.list(NETWORK_POLICIES)), name="network policies")
+        saying = group.create_task(_try(_find_saying(cluster)), name="mesh policies")
         ca_pods = group.create_task(_try(list_ca_pods(cluster, system_namespace)), name="CA pods")
         definitions = group.create_task(_try(_find_definitions(cluster)), name="definitions")
         webhook = group.create_task(_try(cluster.find(WEBHOOKS, "", WEBHOOK_CONFIGURATION)), name="webhook")
@@ -108,6 +112,7 @@ async def take_snapshot(cluster: Cluster, system_namespace: str) -> ClusterSnaps
         namespaces=namespaces.result(),
         pods=pods.result(),
         network_policies=policies.result(),
+        saying=saying.result(),
         missing_rights=rights.result(),
         trial_namespace=trial_namespace,
         trial=await _try(_try_injection(cluster, trial_namespace)),
@@ -121,6 +126,11 @@ async def _try(question: Awaitable[T]) -> T | TouchmarkError:
         return await question
     except TouchmarkError as error:
         return error
+
+
+async def _find_saying(cluster: Cluster) -> frozenset[str]:
+    listed = await cluster.list(MESH_POLICIES, keep=lambda each: {"metadata": each["metadata"]})
+    return frozenset(each["metadata"]["namespace"] for each in listed if each["metadata"]["name"] == POLICY_NAME)
 
 
 async def _find_definitions(cluster: Cluster) -> dict[str, Object | None]:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from shared.model.wire.admin import ProgramView
 
 _APPROVED: JsonResult[ProgramView] = JsonResult(note="nothing if no program was found or chosen: exit code 11")
-_ALL_APPROVED: JsonResult[Sequence[ProgramView]] = JsonResult(when="programs of the queue")
+_ALL_APPROVED: JsonResult[Sequence[ProgramView]] = JsonResult(when="programs of the queue, or several workloads")
 _LISTED: JsonResult[Sequence[ProgramView]] = JsonResult(note="approved ones; `program queue` has the others")
 _UPDATED: JsonResult[CodeUpdated] = JsonResult()
 _REMOVED: JsonResult[ProgramsRemoved] = JsonResult()
@@ -64,14 +64,17 @@ def approve(
     ] = "",
     programs: Annotated[
         list[str] | None,
-        typer.Argument(help="Paths of executables, or digests (sha256:…).", metavar="PROGRAM…"),
+        typer.Argument(
+            help="Paths of executables, or digests (sha256:…); with --from-decisions further workloads.",
+            metavar="PROGRAM…",
+        ),
     ] = None,
     image: program_queue.Image = "",
     from_decisions: Annotated[
         bool,
         typer.Option(
             "--from-decisions",
-            help="Approve the programs that decisions recorded for this workload, after confirmation.",
+            help="Approve the programs that decisions recorded for these workloads, after confirmation.",
         ),
     ] = False,
     from_queue: Annotated[
@@ -125,10 +128,11 @@ def approve(
     and those that need --weak only with it. That takes the right to read all namespaces: otherwise put yours in front,
     such as shop/web, with --from-queue.
 
-    Exit code 11: --from-decisions found nothing, or you chose nothing.
+    Exit code 11: --from-decisions found nothing for a workload, or you chose nothing.
 
     Examples: touchmark program approve shop/web /usr/sbin/nginx · touchmark program approve shop/web --from-decisions ·
-    touchmark program approve 3f9a81c2 · touchmark program approve --image registry.example/shop/web:1.4
+    touchmark program approve shop/web shop/db front/cart --from-decisions · touchmark program approve 3f9a81c2 ·
+    touchmark program approve --image registry.example/shop/web:1.4
     """
     from cli.backends import approval
     from cli.backends.program_choice import CodeWish, is_digest
@@ -137,7 +141,6 @@ def approve(
     from cli.text.duration import parse_duration
     from cli.text.exit_codes import ExitCode
     from cli.text.output import print_note
-    from shared.model.identity.identity import parse_workload
     from shared.model.identity.loaded_code import CodeCheck
 
     if image or from_queue or is_digest(workload):
@@ -157,38 +160,61 @@ def approve(
         )  # fmt: skip
         _show_all_approved(views, as_json=as_json)
         return
-    subject = parse_workload(workload)
-    if bool(programs) == from_decisions:
+    if not (programs or from_decisions):
         raise InputError(
             "give paths or digests to approve, or --from-decisions",
-            hint=f"touchmark program approve {workload} /usr/bin/curl",
+            hint=f"touchmark program approve {workload or 'shop/web'} /usr/bin/curl",
         )
+    subjects = _read_subjects(workload, programs if from_decisions else None, name=name)
     lists_code = code is not CodeChoice.OFF
-    candidates = [approval.read_candidate(_or_path(text), main=main, lists_code=lists_code) for text in programs or []]
+    named = [] if from_decisions else programs or []
+    candidates = [approval.read_candidate(_or_path(text), main=main, lists_code=lists_code) for text in named]
     extra = read_objects(loads or [])
     since_s = parse_duration(since, "--since")
 
-    async def converse(backend: PolicyBackend) -> tuple[ProgramView, bool] | None:
-        chosen = candidates
-        if from_decisions:
+    async def converse(backend: PolicyBackend) -> list[tuple[ProgramView, bool]]:
+        chosen = dict.fromkeys(subjects, candidates)
+        for subject in subjects if from_decisions else ():
             seen = await approval.find_seen(backend, subject, since_s=since_s)
-            chosen = _choose(seen, subject, everything=yes, as_json=as_json)
-        if not chosen:
-            return None
-        approval.refuse_weakness(chosen, weak=weak)
-        wanted = None
-        if lists_code:
-            check = None if code is None else CodeCheck(code.value)
-            wanted = approval.decide_code(chosen, extra, check=check, is_jit=jit, weak=weak)
-        user = await backend.name_user()
-        request = approval.make_request(subject, chosen, name=name, weak=weak, approved_by=user, code=wanted)
-        return await backend.approve_programs(request)
+            chosen[subject] = _choose(seen, subject, everything=yes, as_json=as_json)
+        requests = []
+        for subject, each in chosen.items():
+            if not each:
+                continue
+            approval.refuse_weakness(each, weak=weak)
+            wanted = None
+            if lists_code:
+                check = None if code is None else CodeCheck(code.value)
+                wanted = approval.decide_code(each, extra, check=check, is_jit=jit, weak=weak)
+            user = await backend.name_user()
+            request = approval.make_request(subject, each, name=name, weak=weak, approved_by=user, code=wanted)
+            requests.append(request)
+        return [await backend.approve_programs(request) for request in requests]
 
     approved = work_on_policies(options.get_target(context), converse, is_forced=force_conflicts)
-    if approved is None:
+    if not approved:
         print_note("nothing approved")
+    elif len(subjects) == 1:
+        _show_approved(*approved[0], weak=weak, as_json=as_json)
+    else:
+        _show_all_approved(approved, as_json=as_json)
+    if len(approved) < len(subjects):
         raise typer.Exit(ExitCode.NOTHING)
-    _show_approved(*approved, weak=weak, as_json=as_json)
+
+
+def _read_subjects(workload: str, others: Sequence[str] | None, *, name: str) -> list[Workload]:
+    """Return the workloads that are named; with --from-decisions these alone are."""
+    from shared.model.identity.identity import parse_workload
+
+    for text in others or ():
+        if text.startswith(("/", ".", "sha256:")) or "/" not in text:
+            raise InputError(
+                f"with --from-decisions workloads are named, not programs: {text[:160]}",
+                hint=f"touchmark program approve {workload} --from-decisions",
+            )
+    if others and name:
+        raise InputError("--name is for one workload", hint="leave it out: names are derived from the digests")
+    return list(dict.fromkeys(parse_workload(text) for text in (workload, *(others or ()))))
 
 
 def _show_all_approved(views: Sequence[tuple[ProgramView, bool]], *, as_json: bool) -> None:

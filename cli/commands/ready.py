@@ -144,7 +144,9 @@ def show_readiness(readiness: Readiness, since: str, *, target_options: str) -> 
         named = ", ".join(f"{each.service_account} ({each.mode})" for each in readiness.workload_modes)
         command = add_options(f"touchmark ready {readiness.namespace} --workload NAME", target_options)
         print_line(f"with a mode of their own, so not looked at here: {named}; `{command}`")
-    if not readiness.causes:
+    if not readiness.causes and not (readiness.sidecars_total or readiness.coverage):
+        print_line("? nothing was recorded, so that nothing is known")
+    elif not readiness.causes:
         but = " but those of refused programs" if readiness.refused else ""
         print_line(f"✓ explicit mode would refuse none of the recorded connections{but}")
     else:

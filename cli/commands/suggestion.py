@@ -55,7 +55,8 @@ def _write_policy(namespace: str, current: MeshPolicyDocument | None, causes: li
     for each in causes:
         if each.fix is not None and each.fix.rule is not None:
             whole = add_rule(whole, each.fix.rule)
-            evidence[whole.rules[-1].name] = f"{each.connections} connections, such as {describe_cause(each)}"
+            count = f"{each.connections} connection{'s' if each.connections != 1 else ''}"
+            evidence[whole.rules[-1].name] = f"{count}, such as {describe_cause(each)}"
     head = format_documents([msgspec.structs.replace(kept, rules=(), trial=None)]).rstrip()
     lines = [f"{head.removesuffix(' {}')}\n  rules:"]
     for rule in whole.rules:

@@ -2,8 +2,8 @@
 
 Belongs here: the bundle (``cli/ui/static/vendor``), its licences, and axe-core for the tests. Doesn't: the page's own
 modules, which browsers load as they stand in ``cli/ui/static``. With ``--check`` nothing is written: it fails when a
-build gives other bytes than those committed. ``sums.json`` holds the hashes of inputs and outputs, which `make test`
-compares, so that CI needs no npm.
+build gives other bytes than those committed, as CI does (`make bundle`). ``sums.json`` holds the hashes of inputs and
+outputs, which `make test` compares without npm.
 """
 
 from __future__ import annotations

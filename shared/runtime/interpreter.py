@@ -16,10 +16,10 @@ from typing import Final
 # keeps the interpreter's lock when the event loop comes back from a system call, each time.
 LOCK_S: Final = 0.0005
 # Python's default for the first is 700 objects, which live connections alone exceed: it would look for cycles all the
-# time, in vain. A collection holds the event loop up for 0.3 to 0.8 µs an object: 1,000 young ones, or 3,000 of the
-# next generation, are up to 2.5 ms, beside a slice of other work; of 100,000 it was up to 30. The oldest are seldom
-# looked at.
-_GC_THRESHOLDS: Final = (1_000, 2, 400)
+# time, in vain. A collection holds the event loop up for 0.3 to 1.2 µs an object: 1,000 young ones, or 2,000 together
+# with the next generation, which is every second collection, are up to 2.4 ms, beside a slice of other work; of 100,000
+# it was up to 30. The oldest are seldom looked at.
+_GC_THRESHOLDS: Final = (1_000, 0, 900)
 
 
 def share_lock() -> None:

@@ -117,11 +117,15 @@ def parse_inode(text: bytes) -> int:
     return _parse_number(text, _INODE) if _INODE in text else 0
 
 
-def parse_registered_files(text: bytes) -> tuple[list[str], bool] | None:
+def parse_registered_files(text: bytes, *, is_all_or_nothing: bool) -> tuple[list[str], bool] | None:
     """Read an io_uring instance's registered files from its fdinfo.
 
     The kernel writes a path for each, ``socket:[<inode>]`` for a socket; before Linux 5.12 a mere name.
     Source: io_uring/fdinfo.c.
+
+    Arguments:
+        is_all_or_nothing: while a system call holds the instance's lock, this kernel says nothing of files (since
+            Linux 6.16); before that it says how many places there are, and lists none of them.
 
     Returns:
         The files' links, and whether each of them could be read. None when the text doesn't tell: the descriptor isn't
@@ -131,11 +135,14 @@ def parse_registered_files(text: bytes) -> tuple[list[str], bool] | None:
     if start < 0:
         return None
     files = []
-    for line in text[start + len(_USER_FILES) :].split(b"\n")[1:]:  # After the count, which includes empty places.
+    count, *lines = text[start + len(_USER_FILES) :].split(b"\n")  # The count includes empty places.
+    for line in lines:
         number, separator, name = line.partition(b": ")
         if not separator or not number.strip().isdigit():
             break
         files.append(name.decode("utf-8", "replace"))
+    if not files and not is_all_or_nothing and count.strip() != b"0":
+        return None
     return files, all("/" in name or "[" in name or name == "<none>" for name in files)
 
 

@@ -19,6 +19,7 @@ import msgspec
 from shared.model.identity.loaded_code import LoadedCode
 from shared.model.identity.program import Program
 from shared.model.policy.reasons import Reason
+from shared.runtime.patience import Patience
 from sidecar.attest.facts import Attestation, AttestationError, Execution
 from sidecar.loaded.measured_code import CodeMeasuring, Look
 
@@ -62,12 +63,12 @@ class CodeLooks:
 
     Arguments:
         max_bytes: a larger file isn't hashed.
-        deadline_s: of one look that a connection waits for.
+        deadline_s: how long connections may wait for looks while none of these ends.
     """
 
     def __init__(self, *, max_bytes: int = 1 << 30, deadline_s: float = 10.0) -> None:
         self._measuring = CodeMeasuring(max_bytes=max_bytes)
-        self._deadline_s = deadline_s
+        self._patience = Patience(deadline_s)
         # What nobody waits for has a thread of its own: a stranger's gigabyte must not delay an approved program.
         self._awaited = ThreadPoolExecutor(2, thread_name_prefix="code-look")
         self._unhurried = ThreadPoolExecutor(1, thread_name_prefix="code-report")
@@ -114,7 +115,7 @@ class CodeLooks:
                 raise AttestationError("too many looks at loaded code under way", reason=Reason.OVERLOADED)
             running = self._start(execution, self._awaited, self._running)
         try:
-            async with asyncio.timeout(self._deadline_s):
+            async with self._patience.wait():
                 return await asyncio.shield(running)
         except TimeoutError as error:
             raise AttestationError("measuring loaded code took too long", reason=Reason.DEADLINE_EXCEEDED) from error
@@ -184,6 +185,8 @@ class CodeLooks:
         look = await loop.run_in_executor(
             workers, self._measuring.look, execution, None if before is None else before.look
         )
+        if workers is self._awaited:
+            self._patience.note_progress()
         seen = SeenCode(look=look, at=at)
         _put(self._seen, execution, seen)
         return seen

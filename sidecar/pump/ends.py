@@ -1,13 +1,13 @@
 """How pumping ends, for every pump.
 
-Belongs here: the end as a value, waiting for it, which side a reset came from, passing a half-close on. Doesn't: when a
-pump ends, and what the caller does with both connections then (``sidecar/steps.py`` and the stories).
+Belongs here: the end as a value, waiting for it, which side a reset came from. Doesn't: when a pump ends, passing a
+half-close on (``sidecar/sockets/ending.py``), and what the caller does with both connections then (``sidecar/steps.py``
+and the stories).
 """
 
 from __future__ import annotations
 
 import asyncio
-import socket
 from functools import partial
 
 import msgspec
@@ -60,11 +60,3 @@ async def wait_for_end(finished: asyncio.Future[PumpEnd]) -> PumpEnd:
 def _wake(waiter: asyncio.Future[None], _: object) -> None:
     if not waiter.done():  # Cancelled, perhaps.
         waiter.set_result(None)
-
-
-def end_writing(connection: socket.socket) -> None:
-    """Pass a half-close on: nothing more will be written to ``connection``."""
-    try:
-        connection.shutdown(socket.SHUT_WR)
-    except OSError:
-        pass  # It has gone; reading it tells how.

@@ -9,8 +9,8 @@ from __future__ import annotations
 import socket
 from typing import Final
 
-from sidecar.pump.ends import end_writing
 from sidecar.pump.states import Flow, change_flow
+from sidecar.sockets.ending import end_writing
 from sidecar.tunnel.tunnel import Tunnel
 
 _OPEN: Final = Flow.OPEN  # Looked up for all that comes.

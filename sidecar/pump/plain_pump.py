@@ -13,10 +13,10 @@ from typing import Final
 
 from shared.model.policy.decision import Ending
 from shared.model.policy.reasons import Reason
-from sidecar.pump.ends import PumpEnd, end_writing, reset_by
+from sidecar.pump.ends import PumpEnd, reset_by
 from sidecar.pump.guard import UNGUARDED, Guard
 from sidecar.pump.states import Flow, change_flow
-from sidecar.sockets.ending import DELIVERY_DEADLINE_S, count_untaken
+from sidecar.sockets.ending import DELIVERY_DEADLINE_S, count_untaken, end_writing
 from sidecar.sockets.polling import Callback, Watch, poller_of
 
 # One buffer for the loop: every callback uses it up before it returns, or copies what it couldn't pass on.

@@ -18,10 +18,10 @@ from OpenSSL import SSL
 
 from shared.model.policy.decision import Ending
 from shared.model.policy.reasons import Reason
-from sidecar.pump.ends import PumpEnd, end_writing, reset_by
+from sidecar.pump.ends import PumpEnd, reset_by
 from sidecar.pump.guard import UNGUARDED, Guard
 from sidecar.pump.states import Flow, change_flow
-from sidecar.sockets.ending import DELIVERY_DEADLINE_S, count_untaken
+from sidecar.sockets.ending import DELIVERY_DEADLINE_S, count_untaken, end_writing
 from sidecar.sockets.polling import Callback, poller_of
 from sidecar.tls.foreign_handshake import describe_fault
 from sidecar.tls.key_limit import MAX_KEY_BYTES, RECORD_OVERHEAD_BYTES

@@ -116,7 +116,7 @@ def compose(prepared: Prepared, opener: Opener, joined: Joined, events: Events, 
         tasks=background,
         events=events,
     )
-    code = CodeLooks(max_bytes=prepared.configuration.max_executable_bytes)
+    code = CodeLooks(max_bytes=prepared.configuration.max_executable_bytes, deadline_s=limits.attest_s)
     write = choose_writer(prepared.configuration.log_format)
     sidecar = _make_sidecar(
         prepared,

@@ -1,4 +1,4 @@
-"""Ends TCP connections: by reset, or by closing, once the peer has what was written before.
+"""Ends TCP connections, or what is written to them: by reset, or by closing, once the peer has what was written before.
 
 Belongs here: that, with its deadlines. Doesn't: which ending a connection gets (the stories and the pumps).
 """
@@ -11,12 +11,15 @@ import socket
 import struct
 import termios
 from typing import Final
+from weakref import WeakSet
 
 from sidecar.sockets.polling import poller_of
 
 DELIVERY_DEADLINE_S: Final = 5.0
 _LINGER_ZERO: Final = struct.pack("ii", 1, 0)
 _TCP_CLOSE: Final = 7  # include/net/tcp_states.h
+# Those whose FIN the kernel took. It counts it as a byte, and after a reset doesn't tell any more that there was one.
+_ended: WeakSet[socket.socket] = WeakSet()
 
 
 def reset(connection: socket.socket) -> None:
@@ -26,6 +29,15 @@ def reset(connection: socket.socket) -> None:
     except OSError:
         pass  # It is gone already.
     connection.close()
+
+
+def end_writing(connection: socket.socket) -> None:
+    """Pass a half-close on: nothing more will be written to ``connection``."""
+    try:
+        connection.shutdown(socket.SHUT_WR)
+    except OSError:
+        return  # It has gone, and no FIN was queued; reading it tells how.
+    _ended.add(connection)
 
 
 async def reset_after_delivery(
@@ -83,16 +95,23 @@ def close_after_delivery(loop: asyncio.AbstractEventLoop, connection: socket.soc
 
 
 def count_untaken(connection: socket.socket) -> int:
-    """Return how many bytes of those written the peer's kernel hasn't acknowledged, or never will."""
+    """Return how many bytes of those written the peer's kernel hasn't acknowledged, or never will.
+
+    A FIN is none of them: it takes a sequence number after the last byte, so that it's counted while anything is.
+    """
     try:
         packed: bytes = fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, b"\0\0\0\0")
     except (OSError, ValueError):
         return 0  # It has been closed here.
-    return int(struct.unpack("i", packed)[0])
+    count = int(struct.unpack("i", packed)[0])
+    return count - 1 if count and connection in _ended else count
 
 
 def count_undelivered(connection: socket.socket) -> int:
-    """Return how many bytes the kernel still holds for the peer (tcp(7), ``SIOCOUTQ``); none for a dead connection."""
+    """Return how many bytes the kernel still holds for the peer (tcp(7), ``SIOCOUTQ``), a FIN included.
+
+    None for a dead connection.
+    """
     packed: bytes = fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, b"\0\0\0\0")
     count = int(struct.unpack("i", packed)[0])
     # After a reset the count stays what it was, though nothing is held any more.

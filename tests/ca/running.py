@@ -153,6 +153,7 @@ class FakeSidecar:
             server_hostname=server_name or services.listen.rpartition(":")[0],
             local_addr=(local_address, 0) if local_address else None,
             open_timeout=OPEN_DEADLINE_S,
+            ping_interval=None,  # A busy machine may take longer than its deadline; the CA's own pings are answered.
         )
         self.stream: websockets.ClientConnection
 

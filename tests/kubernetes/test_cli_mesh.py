@@ -139,3 +139,73 @@ def test_a_mode_on_trial_goes_back_by_what_its_object_says(server: ApiServer) ->
     wait_until(is_back, timeout_s=150)
     assert policy()["spec"]["trial"]["backTo"] == "explicit"
     assert run(["mode", namespace, "confirm"]) == ExitCode.CONFLICT
+
+
+def test_one_workload_is_tried_for_a_while_where_the_others_have_a_mode_of_their_own(
+    server: ApiServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What docs/how-to/explicit-mode.md does in the place of --for with --workload, which is refused in a cluster."""
+    namespace = f"tried-{uuid.uuid4().hex[:8]}"
+    server.create_namespace(namespace)
+    for account in ("web", "db"):
+        server.kubectl("create", "serviceaccount", account, "-n", namespace)
+    assert run(["mode", namespace, "explicit", "--workload", "db", "--yes", "--for", "10m"]) == ExitCode.BAD_INPUT
+    assert f"touchmark mode {namespace} explicit --for 10m" in capsys.readouterr().err
+
+    def in_force() -> tuple[str, dict[str, str]]:
+        status = server.kubectl.get("meshpolicy", "default", "-n", namespace).get("status", {})
+        return status.get("mode", ""), status.get("workloadModes", {})
+
+    assert run(["mode", namespace, "permissive", "--workload", "web", "--timeout", "120"]) == ExitCode.SUCCESS
+    assert run(["mode", namespace, "explicit", "--yes", "--for", "1h", "--timeout", "120"]) == ExitCode.SUCCESS
+    assert in_force() == ("explicit", {"web": "permissive"})
+    run(["mode", namespace, "explicit", "--yes", "--for", "1s", "--timeout", "120"])
+    wait_until(lambda: in_force() == ("permissive", {"web": "permissive"}), timeout_s=150)
+
+
+def test_explain_takes_pods_and_services_by_name_with_the_users_own_rights(
+    server: ApiServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.create_namespace("named")
+    for account in ("web", "db"):
+        server.kubectl("create", "serviceaccount", account, "-n", "named")
+    ports = [{"name": "sql", "containerPort": 5433}]
+    for name, injected in (("web", True), ("db", True), ("plain", False)):
+        account = name if injected else "default"
+        annotations = {"touchmark.dev/inject": str(injected).lower()}
+        spec = {"serviceAccountName": account, "containers": [{"name": "app", "image": "app", "ports": ports}]}
+        metadata = {"name": f"{name}-0", "namespace": "named", "labels": {"app": name}, "annotations": annotations}
+        server.kubectl.apply({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
+        offered = {"selector": {"app": name}, "ports": [{"port": 5432, "targetPort": "sql"}]}
+        metadata = {"name": name, "namespace": "named"}
+        server.kubectl.apply({"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": offered})
+    addresses = {"podIP": "198.18.0.99", "podIPs": [{"ip": "198.18.0.99"}]}
+    status = json.dumps({"status": {"phase": "Running", **addresses}})
+    server.kubectl("patch", "pod", "plain-0", "-n", "named", "--subresource=status", "-p", status)
+
+    def explain(*ends: str) -> tuple[int, str]:
+        capsys.readouterr()
+        code, (out, err) = run(["explain", *ends]), capsys.readouterr()
+        return code, out + err
+
+    code, said = explain("pod/web-0", "svc/db", "-n", "named")
+    # Nothing is refused, and nobody has joined from those pods.
+    assert code == ExitCode.UNKNOWN, said
+    assert "pod/named/web-0 is named/web\nsvc/named/db is named/db, port 5433 (1 pod)\n" in said
+    assert "port 5433: allowed" in said
+    code, said = explain("pod/named/web-0", "svc/named/plain:5432")
+    assert code == ExitCode.UNKNOWN, said
+    assert "svc/named/plain:5432 is 198.18.0.99, port 5433 (1 pod without a sidecar)" in said
+    assert explain("named/web", "svc/named/nobody:80")[0] == ExitCode.NOT_FOUND
+
+    subject = {"kind": "User", "name": "reader", "apiGroup": "rbac.authorization.k8s.io"}
+    rbac = {"apiVersion": "rbac.authorization.k8s.io/v1"}
+    reference = {"kind": "Role", "name": "touchmark-connect", "apiGroup": "rbac.authorization.k8s.io"}
+    metadata = {"name": "reader", "namespace": NAMESPACE}
+    server.kubectl.apply(
+        {**rbac, "kind": "RoleBinding", "metadata": metadata, "roleRef": reference, "subjects": [subject]}
+    )
+    monkeypatch.setenv("KUBECONFIG", str(server.kubeconfig("reader")))
+    code, said = explain("named/web", "svc/named/db")
+    assert code == ExitCode.REFUSED, said
+    assert "services" in said

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from shared.model.policy.reasons import Reason
-from sidecar.attest.holding import clearance, newest
+from sidecar.attest.holding import clearance
 from sidecar.attest.holding.owner import OwnerSearch
 from sidecar.attest.measure import Measured, Measuring, Sighting
 from sidecar.attestor import Attestation, AttestationError, Attestor
@@ -28,6 +28,7 @@ from tests.sidecar.attest.processes import (
     digest_of,
     hear,
     listening,
+    look_among_all,
     running,
     tell,
 )
@@ -154,7 +155,7 @@ async def test_a_burst_of_a_new_program_waits_for_its_measurement_and_searches_f
     attestor: Attestor, server: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All of it is attested though the program has ended by then."""
-    monkeypatch.setattr(newest, "_MAX_PROCESSES", 10_000)  # Whatever else this machine starts meanwhile.
+    look_among_all(monkeypatch)
     monkeypatch.setattr(OwnerSearch, "find", None)
     original, has_ended = Measuring.measure_sighting, asyncio.Event()
 
@@ -183,7 +184,7 @@ async def test_a_connection_that_comes_in_the_turn_in_which_the_measurement_ends
     attestor: Attestor, server: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The process isn't among the known ones yet, and is measured no more."""
-    monkeypatch.setattr(newest, "_MAX_PROCESSES", 10_000)
+    look_among_all(monkeypatch)
     monkeypatch.setattr(OwnerSearch, "find", None)
     original, later = Measuring.measure_sighting, list[asyncio.Task[Attestation]]()
     place = server.getsockname()
@@ -219,7 +220,7 @@ async def test_a_known_process_that_has_ended_is_forgotten_at_the_next_new_one(
 async def test_a_connection_of_another_process_doesnt_wait_for_the_one_that_is_measured(
     attestor: Attestor, server: socket.socket, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(newest, "_MAX_PROCESSES", 10_000)
+    look_among_all(monkeypatch)
     original, may_go_on = Measuring.measure_sighting, asyncio.Event()
 
     async def wait(measuring: Measuring, sighting: Sighting) -> Measured:
@@ -246,7 +247,7 @@ async def test_a_connection_of_another_process_doesnt_wait_for_the_one_that_is_m
 async def test_what_executed_another_program_while_it_was_measured_lends_its_next_socket_nothing(
     attestor: Attestor, server: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(newest, "_MAX_PROCESSES", 10_000)
+    look_among_all(monkeypatch)
     original, may_go_on = Measuring.measure_sighting, asyncio.Event()
 
     async def wait(measuring: Measuring, sighting: Sighting) -> Measured:
@@ -338,7 +339,7 @@ _SENDS_AND_EXITS = CONNECT + "c.sendall(b'x')\n" + WAIT
 async def test_a_new_process_that_ends_after_its_connection_was_accepted_is_attested(
     attestor: Attestor, server: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(newest, "_MAX_PROCESSES", 10_000)  # Whatever else this machine starts meanwhile.
+    look_among_all(monkeypatch)
     monkeypatch.setattr("sidecar.attest.measure._MAX_UNSEEN_S", 600.0)  # However busy it is.
     place = server.getsockname()
     with running(_SENDS_AND_EXITS, port_of(server)) as child:
@@ -436,10 +437,10 @@ async def test_a_traced_process_is_refused_on_both_paths(attestor: Attestor, ser
         assert fast.value.reason is slow.value.reason is Reason.PROCESS_TRACED
 
 
-async def test_a_traced_thread_is_refused_when_holders_are_looked_for(
-    attestor: Attestor, server: socket.socket
+async def test_a_traced_thread_is_refused_at_each_connection_and_when_holders_are_looked_for(
+    attestor: Attestor, server: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The quick look at each connection sees the first thread only."""
+    monkeypatch.setattr("sidecar.attest.process._THREADS_AGE_S", 0.0)
     threaded = CONNECT + "import threading\nt=threading.Thread(target=time.sleep,args=(600,),daemon=True);t.start()\n"
     threaded += "print('ready',flush=True)\nprint(t.native_id,flush=True)\nsys.stdin.readline()"
     seize = (
@@ -450,10 +451,13 @@ async def test_a_traced_thread_is_refused_when_holders_are_looked_for(
         source = take(server)
         found = await attestor.attest(source, server.getsockname())
         await attestor.check_holders(found)
-        debugger = running(seize + "print('ready',flush=True)\nsys.stdin.readline()", hear(child))
-        with debugger, pytest.raises(AttestationError) as caught:
-            await attestor.check_holders(found)
-    assert caught.value.reason is Reason.PROCESS_TRACED
+        assert attestor.attest_now(source, server.getsockname()) is not None
+        with running(seize + "print('ready',flush=True)\nsys.stdin.readline()", hear(child)):
+            with pytest.raises(AttestationError) as caught:
+                await attestor.check_holders(found)
+            with pytest.raises(AttestationError) as fast:
+                attestor.attest_now(source, server.getsockname())
+    assert caught.value.reason is fast.value.reason is Reason.PROCESS_TRACED
 
 
 async def test_another_program_in_the_attested_process_is_found_with_its_holders(

@@ -7,7 +7,8 @@ An object              In the store
 =====================  ===========================================================================================
 is made or changed     takes its place, with one new version of the namespace; nothing when it says the same
 can't be read          what was in force under its name stays; ``Accepted`` is False, with the fault and its path
-MeshPolicy is deleted  rules and group go. The mode stays: a deletion never loosens anything by itself
+MeshPolicy is deleted  rules and group go. The mode stays: a deletion never loosens anything by itself, nor does that of
+                       the namespace; an annotation shows it (``webhook_objects/mode_notes.py``)
 ``spec.mode`` is left  the mode stays, too: back to permissive only by saying so; likewise ``spec.workloadModes``
 ``spec.trial`` is due  its ``backTo`` is in force, whatever ``spec.mode`` says, as ``status.mode`` shows; the object
                        itself isn't written, so that no other tool's field is taken over, and needs no right
@@ -198,6 +199,11 @@ class ObjectIndex:
     def get(self, key: Key) -> WatchedObject | None:
         """Return one object."""
         return self._objects.get(key)
+
+    def find_policy(self, namespace: str) -> MeshPolicyDocument | None:
+        """Return what a namespace's MeshPolicy says; None: there is none that can be read."""
+        found = self._objects.get((MESH_POLICY, namespace, POLICY_NAME))
+        return found.document if found is not None and isinstance(found.document, MeshPolicyDocument) else None
 
     def sink(self, kind: str) -> ObjectSink:
         """Return what the watch of one kind fills."""

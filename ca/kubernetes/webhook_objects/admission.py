@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -23,6 +23,7 @@ from ca.kubernetes.api.client import ClusterClient, quote_name
 from ca.kubernetes.api.watch import Watch
 from ca.kubernetes.webhook_objects import trust_config, webhook_config
 from ca.kubernetes.webhook_objects.cluster_roots import ClusterRoots
+from ca.kubernetes.webhook_objects.mode_notes import ModeNotes, Modes
 from ca.kubernetes.webhook_objects.trust_config import ConfigMap, TrustConfigMaps, trim_trust
 from ca.kubernetes.webhook_objects.webhook_config import Configuration, WebhookConfiguration, trim_configuration
 from ca.listening import bind, serve_tls
@@ -31,6 +32,7 @@ from ca.settings.configuration import format_endpoint
 from shared.model.errors import TouchmarkError
 from shared.model.injection.containers import InjectionOptions
 from shared.model.kubernetes.contract import GROUP
+from shared.model.policy.documents import MeshPolicyDocument
 from shared.model.trust.bundle import TrustBundle
 from shared.runtime.tasks import Tasks
 
@@ -57,6 +59,7 @@ class Admission:
 
     webhook: InjectionWebhook
     trust: TrustConfigMaps
+    mode_notes: ModeNotes
     configuration: WebhookConfiguration
     roots: ClusterRoots
     watches: tuple[Watch[Any, Any], ...]
@@ -74,6 +77,9 @@ def make_admission(
     read_bundle: Callable[[], TrustBundle],
     list_needing: Callable[[], Iterable[str] | None],
     judge_policy: JudgePolicy,
+    list_modes: Callable[[], Awaitable[Modes]],
+    find_policy: Callable[[str], MeshPolicyDocument | None],
+    knows_policies: Callable[[], bool],
     is_leader: Callable[[], bool],
     metrics: Metrics,
     list_warnings: Callable[[], Sequence[str]] = tuple,
@@ -84,6 +90,8 @@ def make_admission(
         read_bundle: the current trust bundle.
         list_needing: namespaces with injected pods; None while that isn't known.
         judge_policy: refuses a MeshPolicy that would refuse connections that were seen.
+        list_modes: the modes in force.
+        find_policy: what a namespace's MeshPolicy says, once this replica ``knows_policies``.
         is_leader: whether this replica keeps the cluster's objects.
         list_warnings: what whoever makes an injected pod is told besides.
     """
@@ -96,6 +104,15 @@ def make_admission(
         read_roots=read_roots,
         list_needing=list_needing,
         is_leader=is_leader,
+        metrics=metrics,
+        clock=time.monotonic,
+    )
+    mode_notes = ModeNotes(
+        client,
+        list_notes=trust.list_notes,
+        list_modes=list_modes,
+        find_policy=find_policy,
+        is_leader=lambda: is_leader() and knows_policies(),
         metrics=metrics,
         clock=time.monotonic,
     )
@@ -132,6 +149,7 @@ def make_admission(
             list_warnings=list_warnings,
         ),
         trust=trust,
+        mode_notes=mode_notes,
         configuration=configuration,
         roots=ClusterRoots(trust=trust, configuration=configuration, watches=watches, list_needing=list_needing),
         watches=watches,
@@ -154,6 +172,7 @@ async def run_admission(
         running = [
             *(tasks.spawn(watch.run(), name=f"watch-{watch.name}") for watch in admission.watches),
             tasks.spawn(admission.trust.run(), name="trust-configmaps"),
+            tasks.spawn(admission.mode_notes.run(), name="mode-notes"),
             tasks.spawn(admission.configuration.run(), name="webhook-configuration"),
         ]
         stack.push_async_callback(_end, running)

@@ -1,6 +1,7 @@
 """The ConfigMap ``touchmark-trust``: the trust bundle's roots, in every namespace with injected pods. I/O.
 
-Belongs here: when it is made, kept and removed. Doesn't: the bundle, or who reads it (the sidecar, at every dial).
+Belongs here: when it is made, kept and removed. Doesn't: the bundle, who reads it (the sidecar, at every dial), or what
+its annotations tell people (``mode_notes.py``, whose failures concern nothing here).
 
 A pod that mounts it doesn't start without it, and its sidecar trusts whom it names. So it is there before the webhook
 answers, has the current roots (whatever was written into it), comes back when it is deleted, and goes some time after
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -24,7 +25,7 @@ import structlog
 from ca.kubernetes.api.client import ClusterClient, quote_name
 from ca.metrics import Metrics
 from shared.model.errors import InputError, NotFoundError, TouchmarkError, UnavailableError
-from shared.model.kubernetes.contract import CLUSTER_ROLE, TRUST_CONFIG_MAP, TRUST_KEY
+from shared.model.kubernetes.contract import CLUSTER_ROLE, MODE_IN_FORCE, MODE_KEPT, TRUST_CONFIG_MAP, TRUST_KEY
 
 PATH: Final = "/api/v1/configmaps"
 QUERY: Final = {"fieldSelector": f"metadata.name={TRUST_CONFIG_MAP}"}
@@ -48,6 +49,7 @@ class _Reference(msgspec.Struct, frozen=True):
 class _Metadata(msgspec.Struct, frozen=True, rename="camel"):
     namespace: str = ""
     owner_references: tuple[_Reference, ...] = ()
+    annotations: dict[str, str] | None = None
 
 
 class _OwnerMetadata(msgspec.Struct, frozen=True):
@@ -66,17 +68,24 @@ class ConfigMap(msgspec.Struct, frozen=True):
 
 
 class TrustRecord(msgspec.Struct, frozen=True):
-    """What a namespace's ConfigMap says."""
+    """What a namespace's ConfigMap says.
+
+    Attributes:
+        notes: for people, by annotation (``mode_notes.py``).
+    """
 
     namespace: str
     roots: str
+    notes: dict[str, str] = {}
 
 
 def trim_trust(found: ConfigMap) -> TrustRecord:
     """Make what is remembered of a ConfigMap; one with further keys, or that isn't owned, is another than ours."""
     data = found.data or {}
     is_ours = len(data) == 1 and _Reference("ClusterRole", CLUSTER_ROLE) in found.metadata.owner_references
-    return TrustRecord(found.metadata.namespace, data.get(TRUST_KEY, "") if is_ours else "")
+    annotations = found.metadata.annotations or {}
+    notes = {name: text for name, text in annotations.items() if name in (MODE_IN_FORCE, MODE_KEPT)}
+    return TrustRecord(found.metadata.namespace, data.get(TRUST_KEY, "") if is_ours else "", notes)
 
 
 class TrustConfigMaps:
@@ -106,6 +115,7 @@ class TrustConfigMaps:
         self._metrics = metrics
         self._clock = clock
         self._found: dict[str, str] = {}
+        self._notes: dict[str, dict[str, str]] = {}  # Namespace → what the watch has shown of its annotations.
         self._needed: dict[str, float] = {}  # Namespace → when it was last known to need one.
         self._retry: dict[str, float] = {}  # Namespace → not before.
         self._writing: set[str] = set()  # Namespaces whose write the watch has told nothing since.
@@ -119,20 +129,27 @@ class TrustConfigMaps:
     def replace(self, values: Sequence[TrustRecord]) -> None:
         """These are all there are."""
         self._found = {value.namespace: value.roots for value in values}
+        self._notes = {value.namespace: value.notes for value in values}
         self._writing.clear()
         self._changed.set()
 
     def apply(self, value: TrustRecord) -> None:
         """This one is new or has changed."""
         self._found[value.namespace] = value.roots
+        self._notes[value.namespace] = value.notes
         self._writing.discard(value.namespace)
         self._changed.set()
 
     def remove(self, value: TrustRecord) -> None:
         """This one has been deleted."""
         self._found.pop(value.namespace, None)
+        self._notes.pop(value.namespace, None)
         self._writing.discard(value.namespace)
         self._changed.set()
+
+    def list_notes(self) -> Mapping[str, Mapping[str, str]]:
+        """Return what the ConfigMaps that are there tell people, by namespace."""
+        return dict(self._notes)
 
     def list_without(self, root: bytes) -> list[str]:
         """Return the namespaces that need a ConfigMap, or have one, and whose one lacks a root (DER)."""
@@ -238,15 +255,15 @@ class TrustConfigMaps:
         # Asked each time: a role that was deleted and made again is another owner, and they went with the old one.
         body = _make(namespace, roots, owner_uid=await self._find_owner())
         try:
-            written = await self._client.apply(_path(namespace), body, ConfigMap, deadline_s=CALL_DEADLINE_S)
+            written = await self._client.apply(path_of(namespace), body, ConfigMap, deadline_s=CALL_DEADLINE_S)
         except InputError:
             # Somebody made it immutable, or what stands there is no text: another one has to take its place.
-            await self._client.delete(_path(namespace), deadline_s=CALL_DEADLINE_S)
-            written = await self._client.apply(_path(namespace), body, ConfigMap, deadline_s=CALL_DEADLINE_S)
+            await self._client.delete(path_of(namespace), deadline_s=CALL_DEADLINE_S)
+            written = await self._client.apply(path_of(namespace), body, ConfigMap, deadline_s=CALL_DEADLINE_S)
         if len(written.data or {}) != 1:
             # What others applied beside our key stays: they would go on deciding what the pods see there.
             surplus = {name: None for name in written.data or {} if name != TRUST_KEY}
-            await self._client.patch(_path(namespace), {"data": surplus}, ConfigMap, deadline_s=CALL_DEADLINE_S)
+            await self._client.patch(path_of(namespace), {"data": surplus}, ConfigMap, deadline_s=CALL_DEADLINE_S)
 
     async def _find_owner(self) -> str:
         try:
@@ -261,14 +278,15 @@ class TrustConfigMaps:
         if self._clock() - self._needed[namespace] <= GRACE_S:
             return  # The webhook has asked while this waited for its turn.
         try:
-            await self._client.delete(_path(namespace), deadline_s=CALL_DEADLINE_S)
+            await self._client.delete(path_of(namespace), deadline_s=CALL_DEADLINE_S)
         except NotFoundError:
             pass
         self._forget(namespace)
         _log.info("trust_withdrawn", namespace=namespace)
 
 
-def _path(namespace: str) -> str:
+def path_of(namespace: str) -> str:
+    """Return where a namespace's ConfigMap is."""
     return f"/api/v1/namespaces/{quote_name(namespace)}/configmaps/{TRUST_CONFIG_MAP}"
 
 

@@ -12,12 +12,13 @@ from typing import Any, Final
 
 import msgspec
 import structlog
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import bindparam, delete, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ca.store.audit.acting import current_actor
 from ca.store.audit.tables import audit_lines, audit_marks
 from ca.store.engine.database import Database
+from ca.store.engine.prepared import Prepared, prepare_insert, prepare_update, prepare_upsert
 from shared.model.errors import ConflictError, NotFoundError
 from shared.model.wire.admin_audit import (
     MAX_AUDIT_PAGE,
@@ -35,6 +36,12 @@ ANCHOR: Final = "anchor"
 MAX_STATE_BYTES: Final = 6_000
 MAX_SUBJECT_CHARACTERS: Final = 600
 _log = structlog.get_logger("touchmark.audit")
+_OF_NAME: Final = select(audit_marks).where(audit_marks.c.name == bindparam("name"))
+_MARK: Final = Prepared(_OF_NAME)
+_LOCK_MARK: Final = Prepared(_OF_NAME.with_for_update())
+_BEGIN: Final = prepare_upsert(audit_marks, ("name", "sequence", "digest"), updated=())
+_APPEND: Final = prepare_insert(audit_lines)
+_MOVE: Final = prepare_update(audit_marks, ("sequence", "digest"), audit_marks.c.name == bindparam("of_name"))
 
 
 async def append_audit(
@@ -51,8 +58,7 @@ async def append_audit(
     Arguments:
         before, after: what msgspec can encode; no keys, secrets or tokens.
     """
-    values = {"name": HEAD, "sequence": START.sequence, "digest": START.digest}
-    await connection.execute(database.upsert(audit_marks, values, update=()))
+    await _BEGIN.on(connection, name=HEAD, sequence=START.sequence, digest=START.digest)
     # Locked until the commit, so that the chain stays one line with several replicas on PostgreSQL.
     head = await _read_mark(connection, HEAD, lock=True)
     entry = AuditEntry(
@@ -67,12 +73,8 @@ async def append_audit(
     )
     line = encode_entry(entry)
     digest = digest_line(line)
-    await connection.execute(
-        insert(audit_lines).values(sequence=entry.sequence, time=entry.time, digest=digest, line=line)
-    )
-    await connection.execute(
-        update(audit_marks).where(audit_marks.c.name == HEAD).values(sequence=entry.sequence, digest=digest)
-    )
+    await _APPEND.on(connection, sequence=entry.sequence, time=entry.time, digest=digest, line=line)
+    await _MOVE.on(connection, of_name=HEAD, sequence=entry.sequence, digest=digest)
     # A copy of the chain's head outside the database. The transaction may still fail; the number is given again then.
     _log.info("audited", sequence=entry.sequence, digest=digest, act=act, subject=entry.subject)
 
@@ -157,8 +159,7 @@ class AuditLog:
 
 
 async def _read_mark(connection: AsyncConnection, name: str, *, lock: bool = False) -> AuditMark:
-    query = select(audit_marks).where(audit_marks.c.name == name)
-    row = (await connection.execute(query.with_for_update() if lock else query)).first()
+    row = (await (_LOCK_MARK if lock else _MARK).on(connection, name=name)).first()
     return START if row is None else AuditMark(sequence=row.sequence, digest=row.digest)
 
 

@@ -129,7 +129,7 @@ class Drafts:
                     f"namespace {namespace} has a draft already, number {known.draft.number}, which would be lost",
                     hint=f"`touchmark policy draft {namespace}` shows it; --replace writes over it",
                 )
-            await raise_counter(self._database, connection, _NUMBERS)
+            await raise_counter(connection, _NUMBERS)
             values = {
                 "namespace": namespace,
                 "number": await read_counter(connection, _NUMBERS),

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from sqlalchemy import select, update
+from typing import Final
+
+from sqlalchemy import bindparam, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from ca.store.engine.database import Database
+from ca.store.engine.prepared import Prepared, prepare_upsert
 from ca.store.engine.schema import counters
 
+_BEGIN: Final = prepare_upsert(counters, ("name", "value"), updated=())
+_RAISE: Final = Prepared(
+    update(counters).where(counters.c.name == bindparam("of_name")).values(value=counters.c.value + 1)
+)
 
-async def raise_counter(database: Database, connection: AsyncConnection, name: str) -> None:
+
+async def raise_counter(connection: AsyncConnection, name: str) -> None:
     """Raise a counter by 1. Its row is locked until the transaction ends: do it last where nothing depends on it."""
-    await connection.execute(database.upsert(counters, {"name": name, "value": 0}, update=()))
-    await connection.execute(update(counters).where(counters.c.name == name).values(value=counters.c.value + 1))
+    await _BEGIN.on(connection, name=name, value=0)
+    await _RAISE.on(connection, of_name=name)
 
 
 async def read_counter(connection: AsyncConnection, name: str) -> int:

@@ -10,8 +10,8 @@ import os
 import sqlite3
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -26,6 +26,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from ca.store.engine.disk import Disk, Space
 from ca.store.engine.revisions import upgrade
 from ca.store.engine.sqlite_threads import SqliteThreads
+from ca.store.engine.upsert import make_upsert
+from ca.store.engine.whole_transactions import WholeTransactions
 from shared.model.errors import ConflictError, InputError, UnavailableError
 
 DATABASE_NAME: Final = "touchmark.db"
@@ -60,7 +62,8 @@ class Database:
         self._reader = self._engine.execution_options(**snapshot)
         self._write_turn = asyncio.Lock()
         self._threads = SqliteThreads(self._engine.sync_engine) if self.is_sqlite else None
-        self._kept: aiosqlite.Connection | None = None
+        self._whole_writes = WholeTransactions(self._connect_beside, begin="BEGIN IMMEDIATE", turn=self._write_turn)
+        self._whole_reads = WholeTransactions(self._connect_beside, begin="BEGIN", turn=None)
         self._disk = Disk(Path(str(url.database)).parent) if self.is_sqlite else None
 
     @classmethod
@@ -95,9 +98,8 @@ class Database:
 
     async def close(self) -> None:
         """Close every connection, and wait for what was cancelled and still works."""
-        if self._kept is not None:
-            self._kept.stop()
-            self._kept = None
+        await self._whole_writes.close()
+        await self._whole_reads.close()
         await self._engine.dispose()
         if self._threads is not None:
             await self._threads.join()
@@ -140,49 +142,55 @@ class Database:
                 async with self._writer.begin() as connection:
                     yield connection
                 return
-            assert self._disk is not None
-            try:
+            with self._noting():
                 async with self._write_turn, self._writer.begin() as connection:
                     yield connection
-            except (SQLAlchemyError, OSError) as error:
-                self._disk.note_failure(error)
-                raise
 
-    async def write_in_thread(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
-        """Run a whole transaction of SQLite in a thread, and commit it.
+    async def read(self, work: Callable[[AsyncConnection], Coroutine[Any, Any, _T]]) -> _T:
+        """Run a short transaction that sees one snapshot and changes nothing: a few rows by their keys.
 
-        Elsewhere the driver changes threads four times for each statement, which costs more than the statements do. So
-        does getting a connection from the pool: these transactions have one of their own, which keeps what it has read.
+        Many at once cost less than by ``reading``. With SQLite one that takes long would keep the others waiting.
 
         Arguments:
-            work: is run inside the transaction; what it raises rolls it back. Of SQLAlchemy it can use compiled text.
+            work: the transaction; it may wait for nothing but its connection.
         """
-        assert self._disk is not None
-        assert self._threads is not None
-
-        def transact(driver: sqlite3.Connection) -> _T:
-            driver.execute("BEGIN IMMEDIATE")
-            try:
-                result = work(driver)
-                driver.execute("COMMIT")
-            except BaseException:
-                if driver.in_transaction:
-                    driver.rollback()
-                raise
-            return result
-
+        if not self.is_sqlite:
+            async with self.reading() as connection:
+                return await work(connection)
         with _translated():
-            try:
-                async with self._write_turn:
-                    if self._kept is None:
-                        self._kept = await self._threads.connect(str(self.url.database), _configure_sqlite)
-                    result: _T = await self._kept._execute(  # type: ignore[no-untyped-call]
-                        transact, self._kept._conn
-                    )
-                    return result
-            except (sqlite3.Error, SQLAlchemyError, OSError) as error:
-                self._disk.note_failure(error)
-                raise
+            return await self._whole_reads.run(work)
+
+    async def write(
+        self,
+        work: Callable[[AsyncConnection], Coroutine[Any, Any, _T]],
+        *,
+        on_commit: Callable[[_T], None] = lambda _: None,
+    ) -> _T:
+        """Run a short transaction, commit it, and return what it returns; what it raises rolls it back.
+
+        Many at once cost less than by ``writing``: with SQLite they share a commit. Once begun it goes on when its
+        caller is cancelled.
+
+        Arguments:
+            work: the transaction; it may wait for nothing but its connection.
+            on_commit: is called with what it returned, also where the caller was cancelled meanwhile.
+        """
+        if not self.is_sqlite:
+            async with self.writing() as connection:
+                result = await work(connection)
+            on_commit(result)
+            return result
+        with _translated(), self._noting():
+            return await self._whole_writes.run(work, on_commit=on_commit)
+
+    async def write_in_thread(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
+        """Run a transaction of SQLite on the driver's connection, in its thread; otherwise as ``write``.
+
+        Arguments:
+            work: of SQLAlchemy it can use compiled text.
+        """
+        with _translated(), self._noting():
+            return await self._whole_writes.run_driver(work)
 
     def upsert(self, table: Table, values: Mapping[str, Any], *, update: Sequence[str] | None = None) -> Executable:
         """Insert a row or, where its primary key exists, update it.
@@ -190,19 +198,7 @@ class Database:
         Arguments:
             update: the columns to update; all but the key by default; none: leave the row as it is.
         """
-        keys = [column.name for column in table.primary_key]
-        names = [name for name in values if name not in keys] if update is None else list(update)
-        if self.is_sqlite:
-            lite = sqlite.insert(table).values(**values)
-            if not names:
-                return lite.on_conflict_do_nothing(index_elements=keys)
-            return lite.on_conflict_do_update(index_elements=keys, set_={name: lite.excluded[name] for name in names})
-        statement = postgresql.insert(table).values(**values)
-        if not names:
-            return statement.on_conflict_do_nothing(index_elements=keys)
-        return statement.on_conflict_do_update(
-            index_elements=keys, set_={name: statement.excluded[name] for name in names}
-        )
+        return make_upsert(sqlite.insert if self.is_sqlite else postgresql.insert, table, values, update=update)
 
     async def take_turn(self, connection: AsyncConnection, turn: int) -> None:
         """Let transactions of all replicas that take the same turn run one after another.
@@ -218,6 +214,20 @@ class Database:
             return time.time()  # The database is this machine.
         moment = cast(extract("epoch", func.clock_timestamp()), Double)
         return float(await connection.scalar(select(moment)) or 0.0)
+
+    @contextmanager
+    def _noting(self) -> Iterator[None]:
+        assert self._disk is not None
+        try:
+            yield
+        except (sqlite3.Error, SQLAlchemyError, OSError) as error:
+            self._disk.note_failure(error)
+            raise
+
+    async def _connect_beside(self) -> aiosqlite.Connection:
+        # Getting one from the pool takes as long as a transaction does, and this one keeps what it has read.
+        assert self._threads is not None
+        return await self._threads.connect(str(self.url.database), _configure_sqlite)
 
     async def _migrate(self) -> None:
         try:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from typing import Final
 
-from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy import bindparam, delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ca.store.engine.database import Database
+from ca.store.engine.prepared import Prepared
 from ca.store.renewal.tables import renewal_keys
 from shared.model.errors import InputError, RefusedError, UnavailableError
 
@@ -22,6 +23,9 @@ LEAST_INTERVAL_S: Final = 5.0
 MAX_PROMPT_A_DAY: Final = 200
 LONG_INTERVAL_S: Final = 120.0
 _DAY_S: Final = 86_400.0
+_OF_INSTANCE: Final = renewal_keys.c.instance == bindparam("instance")
+_UNSPENT: Final = Prepared(select(renewal_keys.c.digest).where(_OF_INSTANCE, renewal_keys.c.spent.is_(None)).limit(1))
+_FORGET: Final = Prepared(delete(renewal_keys).where(_OF_INSTANCE))
 _HINT: Final = "make a new one with `touchmark ca join-token NAMESPACE/SERVICE-ACCOUNT` and start the sidecar with it"
 
 
@@ -60,7 +64,7 @@ class RenewalKeys:
         Raises:
             InputError: the key is another sidecar's.
         """
-        await connection.execute(delete(renewal_keys).where(renewal_keys.c.instance == instance))
+        await _FORGET.on(connection, instance=instance)
         if digest is not None:
             await _add(connection, instance, digest, now)
 
@@ -71,15 +75,13 @@ class RenewalKeys:
             RenewalRefusedError: there wasn't.
         """
         query = select(renewal_keys.c.instance).where(renewal_keys.c.digest == digest.hex())
-        async with self._database.reading() as connection:
-            if await connection.scalar(query) != instance:
-                raise refuse_unknown()
+        if await self._database.read(lambda connection: connection.scalar(query)) != instance:
+            raise refuse_unknown()
 
     async def has(self, instance: str) -> bool:
         """Return whether a sidecar has a key that wasn't used yet."""
-        query = select(renewal_keys.c.digest).where(renewal_keys.c.instance == instance, renewal_keys.c.spent.is_(None))
-        async with self._database.reading() as connection:
-            return (await connection.execute(query.limit(1))).first() is not None
+        rows = await self._database.read(lambda connection: _UNSPENT.on(connection, instance=instance))
+        return rows.first() is not None
 
     async def spend(
         self,

@@ -4,7 +4,7 @@ import { html, useEffect, useState } from "./vendor/preact.js";
 import { useAnswer } from "./api.js";
 import { change, makeLink } from "./route.js";
 import { Check, Fault, Pages, paginate, Select, SINCE, Table } from "./pieces.js";
-import { describeLink, Picture, ZOOMS } from "./picture.js";
+import { MAX_LABELLED, describeLink, Picture, ZOOMS } from "./picture.js";
 import { count, Mark, writeTime } from "./words.js";
 import { Draft, RulesSwitch } from "./draft.js";
 import { Queue } from "./queue.js";
@@ -45,7 +45,7 @@ function Edges({ name, query, since, tick, say }) {
   const zoom = ZOOMS.includes(query.zoom) ? query.zoom : "100";
   const { data, error, isLoading } = useAnswer("edges", { namespace: name, since, show, node, hubs, rules }, tick + turn);
   const refused = data?.links.filter((link) => link.verdict === "deny").length ?? 0;
-  const summary = data ? `${count(data.links.length, "link")} shown, ${refused} refused${rules ? " under the draft" : ""}` : "";
+  const summary = data ? `${count(data.links.length, "link")} shown, ${refused.toLocaleString("en")} refused${rules ? " under the draft" : ""}` : "";
   useEffect(() => {
     if (summary && !isLoading && !rules) say(summary);
   }, [summary, isLoading]);
@@ -64,6 +64,7 @@ function Edges({ name, query, since, tick, say }) {
     ${data ? html`
       <p class="summary">${summary}${data.read < data.total ? `; made of ${data.read} of ${data.total} edges: shorten the time` : ""}${data.is_truncated ? "; there are more than are looked at" : ""}${data.hidden.length ? `; hubs not in the picture: ${data.hidden.join(", ")}` : ""}</p>
       ${data.undrawn ? html`<p class="hint">${data.undrawn}</p>` : null}
+      ${data.drawn.length > MAX_LABELLED ? html`<p class="hint">So many links at once carry ✕ where they are refused, ◇ where they would be. Choose a box to see its own, with their ports.</p>` : null}
       ${data.nodes.length ? html`
         <${Legend} isDraft=${Boolean(rules)} />
         <${Picture} answer=${data} selected=${node} zoom=${zoom} open=${(link) => { location.hash = linkToEdge(name, since, link); }} select=${(to) => change({ node: to, page: "" })} />` : null}

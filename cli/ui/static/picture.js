@@ -4,7 +4,7 @@
 import { html, useMemo, useState } from "./vendor/preact.js";
 
 const WIDTH = 180, HEIGHT = 36, GAP_X = 130, GAP_Y = 26, EDGE = 18, LOOP = 80;
-const MAX_LABELLED = 300;
+export const MAX_LABELLED = 300;
 const MAX_NAME = 25;
 export const ZOOMS = ["50", "75", "100", "150"];
 
@@ -55,6 +55,11 @@ function drawShape({ change, verdict }, x, y) {
   return verdict === "deny" ? html`<path class="cross" d=${`M${x - 5} ${y - 5}l10 10m0 -10l-10 10`} />` : null;
 }
 
+function drawMark({ verdict }, x, y) {
+  if (verdict === "deny") return html`<path class="mark" d=${`M${x - 4} ${y - 4}l8 8m0 -8l-8 8`} />`;
+  return verdict === "would deny" ? html`<path class="mark" d=${`M${x - 4} ${y}l4 -4l4 4l-4 4z`} />` : null;
+}
+
 function writeLabel({ change, port, verdict }) {
   if (change) return `:${port} ${change}`;
   return `:${port}${verdict === "allow" ? "" : ` ${verdict}`}`;
@@ -87,10 +92,12 @@ function drawLinks(links, drawn, byName, open) {
     pairs.set(pair, number + 1);
     return { link, number, ...curve(link, byName.get(link.source), byName.get(link.destination), number, index) };
   });
+  // A browser takes most of its time for dashes: where there are many links, a mark on the line says the verdict instead.
+  const isCrowd = shapes.length > MAX_LABELLED;
   // The strictest come first, and are drawn last: on top.
-  const lines = html`<g aria-hidden="true">${[...shapes].reverse().map(({ link, path, tip }) => html`<g class=${`link ${kind(link.verdict)} ${CHANGES[link.change]?.[0] ?? ""}`} onClick=${() => open(link)}>
-    <title>${describeLink(link)}</title><path class="hit" d=${path} /><path class="line" d=${path} /><path class="tip" d=${tip} /></g>`)}</g>`;
-  const labels = html`<g aria-hidden="true" class="labels">${drawn.length > MAX_LABELLED ? null : shapes.map(({ link, number, x, y }) => html`<g class=${`label ${kind(link.verdict)}`}>
+  const lines = html`<g aria-hidden="true" class=${isCrowd ? "crowd" : ""}>${[...shapes].reverse().map(({ link, path, tip, x, y }) => html`<g class=${`link ${kind(link.verdict)} ${CHANGES[link.change]?.[0] ?? ""}`} onClick=${() => open(link)}>
+    <title>${describeLink(link)}</title>${isCrowd ? null : html`<path class="hit" d=${path} />`}<path class="line" d=${path} /><path class="tip" d=${tip} />${isCrowd ? drawMark(link, x, y) : null}</g>`)}</g>`;
+  const labels = html`<g aria-hidden="true" class="labels">${isCrowd ? null : shapes.map(({ link, number, x, y }) => html`<g class=${`label ${kind(link.verdict)}`}>
     ${drawShape(link, x, y)}
     <text x=${x} y=${y - (CHANGES[link.change] ? 11 : 7) + 12 * (number % 4)} text-anchor="middle">${writeLabel(link)}</text></g>`)}</g>`;
   return { lines, labels };

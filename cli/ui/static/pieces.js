@@ -33,7 +33,12 @@ export function Pages({ page, pages, total }) {
 }
 
 export function Fault({ error }) {
-  return html`<div class="fault" role="alert"><p>${error.message ?? String(error)}</p>${error.hint ? html`<p class="hint">${error.hint}</p>` : null}</div>`;
+  return html`<div class="fault" role="alert"><p>${inCode(error.message ?? String(error))}</p>${error.hint ? html`<p class="hint">${inCode(error.hint)}</p>` : null}</div>`;
+}
+
+// Advice as the command prints it: what stands between backticks is typed.
+export function inCode(text) {
+  return text.split("`").map((part, index) => (index % 2 ? html`<code>${part}</code>` : part));
 }
 
 // What fixes a refusal: as the commands print it, and a button that copies what is to be pasted.
@@ -48,9 +53,9 @@ export function Fix({ fix, say }) {
       say("The browser doesn't let pages copy: the text is selected");
     }
   };
-  if (fix.kind === "advice") return html`<p class="advice">${fix.lines.join(" ")}</p>`;
+  if (fix.kind === "advice") return html`<p class="advice">${inCode(fix.lines.join(" "))}</p>`;
   return html`<div class="fix">
-    ${fix.kind === "rule" ? html`<p class="hint">${fix.lines[0]}</p>` : null}
+    ${fix.kind === "rule" ? html`<p class="hint">${inCode(fix.lines[0])}</p>` : null}
     <pre ref=${shown} tabindex="0" role="group" aria-label=${fix.kind === "rule" ? "Rule to add" : "Command to run"}>${(fix.kind === "rule" ? fix.copied : fix.lines).join("\n")}</pre>
     <button type="button" onClick=${copy}>Copy</button>
   </div>`;

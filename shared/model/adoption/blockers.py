@@ -30,7 +30,8 @@ class Blocker(msgspec.Struct, frozen=True, kw_only=True):
     """One change that is missing, with what needs it.
 
     Attributes:
-        reason: why connections are refused without it.
+        reason: why connections are refused without it; of an approval that a program needs as a client and as a server,
+            ``program_not_approved``.
         seen: the newest of them; where a program is to be approved, the newest that its own sidecar reported, if any.
         count: how many connections need it.
         is_next: seen only with the programs approved: today another refusal comes first.
@@ -77,7 +78,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
 class _Group:
     """What is known of one change."""
 
-    __slots__ = ("first", "fix", "is_next", "is_own_word", "last", "newest", "reason", "sidecars", "tally")
+    __slots__ = ("first", "fix", "is_next", "is_own_word", "last", "listens", "newest", "reason", "sidecars", "tally")
 
     def __init__(self, reason: Reason, fix: Fix, seen: Seen) -> None:
         self.reason = reason
@@ -85,12 +86,17 @@ class _Group:
         self.newest = seen
         self.first, self.last = seen.first, seen.last
         self.sidecars: dict[str, None] = {}
+        self.listens: set[tuple[str, int]] = set()  # Where the program to approve listens: workload, port.
         self.tally = Tally()
         self.is_next = True
         self.is_own_word = fix.kind is not FixKind.APPROVE
 
-    def add(self, seen: Seen, *, is_next: bool) -> None:
-        """Add connections that need this change."""
+    def add(self, seen: Seen, reason: Reason, *, is_next: bool) -> None:
+        """Add connections that need this change, and why they are refused without it."""
+        if reason is not self.reason:
+            self.reason = Reason.PROGRAM_NOT_APPROVED
+        if reason is Reason.LISTENER_NOT_APPROVED and self.fix.kind is FixKind.APPROVE:
+            self.listens.add((seen.destination.workload, seen.port))
         self.tally.add(seen)
         self.is_next = self.is_next and is_next
         self.is_own_word = self.is_own_word or self.fix.workload in (seen.own.workload, seen.own.listed)
@@ -158,7 +164,7 @@ def find_blockers(
         if each.has_failed:
             failure = (each.reason, *_ends(each), each.service, each.destination.address.rpartition(":")[0])
             failures.setdefault(failure, _Group(each.reason, advise(each.reason, each.detail), each)).add(
-                each, is_next=False
+                each, each.reason, is_next=False
             )
             missing = list(judging.find_missing_program(each))
         else:
@@ -175,14 +181,22 @@ def find_blockers(
             if not _needs_rule(missing) and any(_needs_rule(judging.find_missing(at)) for at in each.at_extremes()):
                 unclear.add(each)
         for reason, fix, is_next in missing:
-            key = (reason, fix) if fix.kind is not FixKind.ADVICE else (reason, *_ends(each))
-            groups.setdefault(key, _Group(reason, fix, each)).add(each, is_next=is_next)
+            groups.setdefault(_name_change(reason, fix, each), _Group(reason, fix, each)).add(
+                each, reason, is_next=is_next
+            )
     return Finding(
         blockers=_order(_drop_nameless(groups.values())),
         failures=_order(failures.values()),
         settled=settled.count(),
         unclear=unclear.count(),
     )
+
+
+def _name_change(reason: Reason, fix: Fix, seen: Seen) -> tuple[object, ...]:
+    """Return what connections have in common that need the same change: an approval is one, whatever it is for."""
+    if fix.kind is FixKind.ADVICE:
+        return reason, *_ends(seen)
+    return (fix,) if fix.kind is FixKind.APPROVE else (reason, fix)
 
 
 def list_missing_changes(
@@ -328,11 +342,7 @@ def _ends(seen: Seen) -> tuple[str, ...]:
 def _drop_nameless(groups: Iterable[_Group]) -> list[_Group]:
     """Leave out listeners that a client couldn't name where the listening side has named them."""
     groups = list(groups)
-    named = {
-        (group.newest.destination.workload, group.newest.port)
-        for group in groups
-        if group.reason is Reason.LISTENER_NOT_APPROVED and group.fix.kind is FixKind.APPROVE
-    }
+    named = {each for group in groups for each in group.listens}
     return [
         group
         for group in groups

@@ -7,7 +7,7 @@ a fix is printed.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from enum import StrEnum
 
 import msgspec
@@ -97,49 +97,72 @@ def with_approvals(state: NamespaceState, programs: Iterable[tuple[str, Program]
 def find_rule(attempt: Attempt, policies: Mapping[str, NamespacePolicy], reason: Reason) -> Fix:
     """Return the narrowest rule that lets this attempt pass, tried with the evaluator; advice where there is none.
 
+    What is outside is named by its host where that is known, else by its address.
+
     Arguments:
         policies: in which the programs of both ends are approved; no deny rule of theirs matches.
     """
-    proposed = _propose(attempt)
-    if proposed is None or reason is Reason.HOST_NOT_RESOLVED:  # The rule is there: its name is to be resolved.
+    if reason is Reason.HOST_NOT_RESOLVED:  # The rule is there: its name is to be resolved.
         return advise(reason)
-    namespace, rule = proposed
-    policy = policies.get(namespace)
-    if policy is None:
-        return advise(reason)
-    # Allow rules only add up, and no deny rule matches: what this rule allows alone it allows among the others.
-    alone = compile_namespace(msgspec.structs.replace(policy.state, rules=(rule,)))
-    if not judge(attempt, {**policies, namespace: alone}).allowed:
-        return advise(reason)
-    return Fix(kind=FixKind.RULE, namespace=namespace, rule=rule)
+    for namespace, rule in _propose(attempt, policies):
+        policy = policies.get(namespace)
+        if policy is None:
+            continue
+        # Allow rules only add up, and no deny rule matches: what this rule allows alone it allows among the others.
+        alone = compile_namespace(msgspec.structs.replace(policy.state, rules=(rule,)))
+        if judge(attempt, {**policies, namespace: alone}).allowed:
+            return Fix(kind=FixKind.RULE, namespace=namespace, rule=rule)
+    return advise(reason)
 
 
-def _propose(attempt: Attempt) -> tuple[str, Rule] | None:
+def _propose(attempt: Attempt, policies: Mapping[str, NamespacePolicy]) -> Iterator[tuple[str, Rule]]:
+    """Give the rules that might do, the one to be preferred first."""
     source, destination = attempt.source, attempt.destination
     target = destination.workload or destination.listed
+    ports = (PortRange(first=attempt.port, last=attempt.port),) if attempt.port else ()
     if target is not None:
-        peer = _make_peer(source)
-        if peer is None:
-            return None
-        return target.namespace, Rule(
-            name=name_rule(describe_end(source), target.service_account, attempt.port),
-            action=Action.ALLOW,
-            direction=Direction.INGRESS,
-            workloads=(target.service_account,),
-            peers=(peer,),
-            ports=(PortRange(first=attempt.port, last=attempt.port),) if attempt.port else (),
-        )
-    peer = _make_peer(destination)
-    if peer is None or source.workload is None:
-        return None
-    return source.workload.namespace, Rule(
-        name=name_rule(source.workload.service_account, describe_end(destination), attempt.port),
-        action=Action.ALLOW,
-        direction=Direction.EGRESS,
-        workloads=(source.workload.service_account,),
-        peers=(peer,),
-        ports=(PortRange(first=attempt.port, last=attempt.port),) if attempt.port else (),
-    )
+        if (peer := _make_peer(source)) is not None:
+            yield (
+                target.namespace,
+                Rule(
+                    name=name_rule(describe_end(source), target.service_account, attempt.port),
+                    action=Action.ALLOW,
+                    direction=Direction.INGRESS,
+                    workloads=(target.service_account,),
+                    peers=(peer,),
+                    ports=ports,
+                ),
+            )
+        return
+    if source.workload is None:
+        return
+    host = _find_host(destination, policies.get(source.workload.namespace))
+    by_host = [(Peer(unidentified=True, hosts=(host,)), host)] if host else []
+    for peer, name in (*by_host, (_make_peer(destination), describe_end(destination))):
+        if peer is not None:
+            yield (
+                source.workload.namespace,
+                Rule(
+                    name=name_rule(source.workload.service_account, name, attempt.port),
+                    action=Action.ALLOW,
+                    direction=Direction.EGRESS,
+                    workloads=(source.workload.service_account,),
+                    peers=(peer,),
+                    ports=ports,
+                ),
+            )
+
+
+def _find_host(party: Party, policy: NamespacePolicy | None) -> str:
+    """Return the one host that is known to have an end's address; empty: none is, or several share it.
+
+    A sidecar says which hosts have the address: what counts is a name that the source's namespace has in a rule
+    already, so that no sidecar brings a name of its own into a proposal.
+    """
+    if policy is None or len(party.hosts) != 1 or party.foreign is not None:
+        return ""
+    named = (host for rule in policy.state.rules for peer in rule.peers for host in peer.hosts)
+    return party.hosts[0] if party.hosts[0] in named else ""
 
 
 def _make_peer(party: Party) -> Peer | None:

@@ -40,6 +40,9 @@ APPROVED_BY: Final = "touchmark.dev/approved-by"
 FORCE_EXPLICIT: Final = "touchmark.dev/force-explicit"
 # In what `policy get` prints of a machine's CA: that a mode is on trial, and until when. For people.
 TRIAL: Final = "touchmark.dev/trial"
+# On the ConfigMap touchmark-trust: the mode in force, and, where no MeshPolicy says it, why it is in force. For people.
+MODE_IN_FORCE: Final = "touchmark.dev/mode"
+MODE_KEPT: Final = "touchmark.dev/mode-kept"
 CPU_REQUEST: Final = "touchmark.dev/sidecar-cpu"
 CPU_LIMIT: Final = "touchmark.dev/sidecar-cpu-limit"
 MEMORY_REQUEST: Final = "touchmark.dev/sidecar-memory"

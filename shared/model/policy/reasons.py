@@ -150,7 +150,7 @@ EXPLANATIONS: dict[Reason, Explanation] = {
         cause="The client closed its socket, or exited, before the sidecar could look at it.",
         fix="Let the client wait for the server's answer or end (`nc -N`) instead of exiting right after it has sent. "
         "The next ones to the same port are looked at before their connection (`redirect.holdConnects: auto`), in a "
-        "pod if it has the annotation `touchmark.dev/hold-connects: auto`.",
+        "pod if it or its namespace has the annotation `touchmark.dev/hold-connects: auto`.",
     ),
     Reason.PROCESS_TRACED: Explanation(
         cause="A debugger is attached to the process, so its program proves nothing.", fix="Detach the debugger."

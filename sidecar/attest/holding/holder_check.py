@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +21,7 @@ from sidecar.attest.holding.glance import glance_at_all
 from sidecar.attest.holding.holders import Holdings, Passes, is_holder
 from sidecar.attest.measure import Measured, Measuring
 from sidecar.attest.process import Process
-from sidecar.slices import SLICE_S
+from sidecar.slices import SLICE_S, run_in_slices
 
 _MAX_WAITING = 16_384
 _REST_FACTOR = 20
@@ -235,9 +235,7 @@ class HolderCheck:
                     else:
                         request.answer.set_exception(error)
         finally:
-            for each in found.values():
-                if isinstance(each, Measured):
-                    each.process.close()
+            run_in_slices(_let_go(found))
         for execution in suspected:
             self._clearance.forget(execution)
         if holdings.is_complete:
@@ -313,6 +311,16 @@ async def _in_slices(batch: Iterable[_Request]) -> AsyncIterator[_Request]:
         if time.perf_counter() >= until:
             await asyncio.sleep(0)
             until = time.perf_counter() + SLICE_S
+
+
+def _let_go(found: dict[int, Found]) -> Iterator[None]:
+    """Give up what was seen of holders: two descriptors or more of each."""
+    while found:
+        _, holder = found.popitem()
+        if isinstance(holder, Measured):
+            holder.process.close()
+        del holder
+        yield
 
 
 def _compare(attestation: Attestation, pid: int, found: Found) -> AttestationError | None:

@@ -13,7 +13,9 @@ pass misses it by chance only); the copy of a table while ``fork`` makes it.
 
 from __future__ import annotations
 
+import os
 import random
+import re
 import time
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
@@ -53,6 +55,18 @@ _INVISIBLE = 4_096
 # At a process whose threads come and go; again at a table whose descriptors do.
 _MAX_LOOKS = 3
 _OTHER, _TCP, _UNIX, _UNKNOWN, _MOVED = range(1, 6)
+
+
+def shows_rings_whole(release: str) -> bool:
+    """Tell whether a kernel's ``/proc`` shows all files of an io_uring instance or none: Linux 6.16 and later.
+
+    One whose version isn't told counts as older: it may leave files out.
+    """
+    numbers = re.match(r"(\d+)\.(\d+)", release)
+    return numbers is not None and (int(numbers[1]), int(numbers[2])) >= (6, 16)
+
+
+_SHOWS_RINGS_WHOLE = shows_rings_whole(os.uname().release)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -327,7 +341,7 @@ class _Search:
 
     def _look_into_ring(self, pid: int, place: str, name: str) -> bool:
         text = read_fdinfo(place, name, MAX_RING_FDINFO_BYTES, self._proc)
-        if (registered := parse_registered_files(text)) is None:
+        if (registered := parse_registered_files(text, is_all_or_nothing=_SHOWS_RINGS_WHOLE)) is None:
             return False
         files, is_whole = registered
         self.left -= len(files)

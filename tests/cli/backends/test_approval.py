@@ -46,6 +46,22 @@ def test_where_nothing_is_found_the_exit_code_says_that_nothing_is_approved(
     assert not shop.asked("POST /v1/programs")
 
 
+def test_several_workloads_are_approved_at_once_and_what_wasnt_found_is_said(
+    shop: FakeCA, capsys: pytest.CaptureFixture[str]
+) -> None:
+    approve = ["program", "approve", "shop/client", "shop/web", "shop/client", "--from-decisions", "--yes"]
+    assert run(approve) == ExitCode.NOTHING, "one of them has shown no program"
+    assert [each["service_account"] for each in shop.asked("POST /v1/programs")] == ["client"]
+    printed = capsys.readouterr()
+    assert "approved for shop/client" in printed.out
+    assert "no decision shows an unapproved program of shop/web" in printed.err
+    run([*approve, "--json"])
+    assert len(msgspec.json.decode(capsys.readouterr().out)) == 1, "a list, as of several"
+    for words in (["/usr/bin/curl"], ["sha256:" + "ab" * 32], ["shop/web", "--name", "web"]):
+        assert run(["program", "approve", "shop/client", *words, "--from-decisions"]) == ExitCode.BAD_INPUT
+    assert len(shop.asked("POST /v1/programs")) == 2
+
+
 def test_without_a_terminal_nothing_is_approved(shop: FakeCA) -> None:
     assert run(["program", "approve", "shop/client", "--from-decisions", "--json"]) == ExitCode.REFUSED
     assert not shop.asked("POST /v1/programs")

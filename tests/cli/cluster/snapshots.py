@@ -82,6 +82,7 @@ SNAPSHOT = ClusterSnapshot(
     namespaces=[make_namespace("shop", **{"touchmark.dev/inject": "true"}), make_namespace("touchmark-system")],
     pods=[make_meshed_pod("web-1"), make_pod("ca-0")],
     network_policies=[],
+    saying=frozenset({"shop"}),
     missing_rights=[],
     trial_namespace="shop",
     trial=True,

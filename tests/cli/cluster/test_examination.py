@@ -103,6 +103,15 @@ def test_what_may_not_be_asked_is_unknown_and_no_fault(field: str) -> None:
     assert finding.hint == "ask for the right"
 
 
+def test_an_explicit_mode_that_no_object_says_is_named() -> None:
+    """A MeshPolicy that is deleted leaves it in force, as does a namespace that is deleted and made again."""
+    (finding,) = find_faults(change(saying=frozenset({"bank"})))
+    assert (finding.subject, finding.is_optional) == ("modes", True)
+    assert "explicit, though no MeshPolicy says so: shop" in finding.observation
+    assert "`touchmark mode shop explicit -k`" in finding.hint
+    assert find_faults(change(saying=ERROR)) == [], "what can't be asked isn't judged by"
+
+
 def test_a_replica_that_isn_t_ready_is_told_but_no_fault() -> None:
     pods = [make_pod("ca-0"), make_pod("ca-1", ready=False)]
     [finding] = find_faults(change(ca_pods=pods))

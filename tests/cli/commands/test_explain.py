@@ -13,8 +13,13 @@ from shared.model.identity.program import Program
 from shared.model.policy.modes import make_modes
 from shared.model.policy.rules import Action, Approval, Direction, Mode, NamespaceState, Peer, Rule
 from shared.model.wire.admin import DecisionList, NamespaceList, SidecarList
+from tests.cli.cluster.observation.test_named_ends import make_pod, make_service
+from tests.cli.edges import ALLOW, list_edges, make_edge
+from tests.cli.edges import DB as DB_END
+from tests.cli.edges import WEB as WEB_END
+from tests.cli.fake_api import FakeAPI, make_status
 from tests.cli.fake_ca import FakeCA
-from tests.cli.observations import DENIAL
+from tests.cli.observations import DENIAL, SIDECAR
 
 WEB, DB = Program(digest="a" * 64), Program(digest="b" * 64)
 
@@ -67,7 +72,30 @@ def test_a_workload_that_nobody_knows_is_named_with_what_follows(
     assert run(["explain", "shop/wbe", "shop/db:5432", "--json"]) == ExitCode.UNKNOWN
     assert msgspec.json.decode(capsys.readouterr().out)["unknown"] == ["shop/wbe"]
     assert run(["explain", "shop/web", "shop/db:5432"]) == ExitCode.SUCCESS
-    assert "isn't known" not in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "isn't known" not in printed
+    assert "? no program of shop/db is approved" in printed, "else its certificate is missed, and not its approval"
+    assert "`touchmark program approve shop/db --from-decisions`" in printed
+    assert "shop/web is" not in printed
+
+
+def test_a_pod_is_its_workload_and_a_service_what_it_was_seen_to_lead_to(
+    shop: FakeCA, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pod = msgspec.structs.replace(SIDECAR, instance="web-5d9f", workload="shop/web")
+    shop.answers["GET /v1/sidecars"] = SidecarList(sidecars=(pod,))
+    edge = make_edge(WEB_END, DB_END, msgspec.structs.replace(ALLOW, service="shop/orders:80"), port=5432)
+    shop.answers["GET /v1/namespaces/shop/edges"] = list_edges(edge)
+    assert run(["explain", "shop/web-5d9f", "shop/orders:80"]) == ExitCode.SUCCESS
+    printed = capsys.readouterr().out
+    assert "shop/web " in printed and "shop/db " in printed and "port 5432: allowed" in printed
+    assert "shop/web-5d9f is shop/web\n" in printed
+    assert "shop/orders is shop/db, port 5432\n" in printed
+    assert run(["explain", "shop/db", "shop/web-5d9f:80"]) == ExitCode.SUCCESS
+    other = make_edge(WEB_END, WEB_END, msgspec.structs.replace(ALLOW, service="shop/orders:80"), port=80)
+    shop.answers["GET /v1/namespaces/shop/edges"] = list_edges(edge, other)
+    run(["explain", "shop/web", "shop/orders:80"])
+    assert "? shop/orders isn't known" in capsys.readouterr().out, "it leads to two workloads"
 
 
 def test_a_host_is_explained_by_the_rules_that_name_it(shop: FakeCA, capsys: pytest.CaptureFixture[str]) -> None:
@@ -124,3 +152,34 @@ def test_ends_are_read_as_records_show_them(shop: FakeCA) -> None:
     for text in ("shop/web", "shop/web:0", "shop/web:x"):
         with pytest.raises(InputError):
             split_port(text)
+
+
+def test_a_pod_and_a_service_are_resolved_by_the_cluster_with_the_users_rights(
+    cluster_ca: FakeCA, api: FakeAPI, capsys: pytest.CaptureFixture[str]
+) -> None:
+    approvals = (Approval(service_account="web", program=WEB), Approval(service_account="db", program=DB))
+    state = NamespaceState(namespace="shop", version=3, mode=Mode.EXPLICIT, approvals=approvals)
+    cluster_ca.answers["GET /v1/namespaces"] = NamespaceList(namespaces=(state,))
+    cluster_ca.answers["GET /v1/sidecars"] = SidecarList(sidecars=())
+    pods = "GET /api/v1/namespaces/shop/pods"
+    api.answers[f"{pods}/web-0"] = make_pod("web-0", account="web")
+    api.answers[pods] = {"items": [make_pod("db-0"), make_pod("db-1")]}
+    api.answers["GET /api/v1/namespaces/shop/services/db"] = make_service({"port": 5432, "targetPort": "sql"})
+    assert run(["explain", "pod/web-0", "svc/db", "-n", "shop", "-k"]) == ExitCode.SUCCESS
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].endswith("port 5433: allowed")
+    assert printed[-2:] == ["pod/shop/web-0 is shop/web", "svc/shop/db is shop/db, port 5433 (2 pods)"]
+    assert ("labelSelector", "app=db") in api.requests[-1][1].items()
+    assert run(["explain", f"pod/shop/web-0@{'c' * 64}", "shop/db:5433", "-k", "--json"]) == ExitCode.CHECK_FAILED
+    assert msgspec.json.decode(capsys.readouterr().out)["source"]["program"] == f"sha256:{'c' * 64}"
+    for wrong in (["svc/shop/db", "shop/db:80"], ["shop/web", "pod/shop/web-0"]):
+        assert run(["explain", *wrong, "-k"]) == ExitCode.BAD_INPUT
+    assert run(["explain", "shop/web", "svc/shop/cache:80", "-k"]) == ExitCode.NOT_FOUND
+    api.answers[pods] = make_status(403, "Forbidden", "you cannot list pods")
+    assert run(["explain", "shop/web", "svc/shop/db", "-k"]) == ExitCode.REFUSED
+    assert "list pods" in capsys.readouterr().err
+
+
+def test_outside_a_cluster_nobody_knows_pods(shop: FakeCA, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["explain", "shop/web", "svc/shop/db:5432"]) == ExitCode.BAD_INPUT
+    assert "known to a cluster alone" in capsys.readouterr().err

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -37,14 +38,25 @@ class Served:
 
 @contextmanager
 def served_page(ca: FakeCA) -> Iterator[Served]:
-    """Serve the page in a thread."""
+    """Serve the page of a fake CA."""
+    with serving_page(ca.socket) as url:
+        yield Served(url=url, ca=ca)
+
+
+@contextmanager
+def serving_page(socket: Path, *, target: Target | None = None) -> Iterator[str]:
+    """Serve the page of the CA behind a socket, in a thread; gives its URL.
+
+    Arguments:
+        target: what shown commands are written for; None: this socket.
+    """
     loop = asyncio.new_event_loop()
     ready, stop = threading.Event(), asyncio.Event()
     urls: list[str] = []
-    target = Target(admin_socket=ca.socket)
+    target = target or Target(admin_socket=socket)
 
     async def serve() -> None:
-        async with Connection(lambda: AdminClient(ca.socket)) as connection:
+        async with Connection(lambda: AdminClient(socket)) as connection:
             actions = make_actions(target)
             routes = {**make_answers(connection, target).routes(), **actions.questions()}
             page = Page(load_files(), routes, token=TOKEN, act=actions.act)
@@ -57,7 +69,7 @@ def served_page(ca: FakeCA) -> Iterator[Served]:
     thread.start()
     try:
         assert ready.wait(120), "the server didn't start"
-        yield Served(url=urls[0], ca=ca)
+        yield urls[0]
     finally:
         loop.call_soon_threadsafe(stop.set)
         thread.join()

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
 
 from shared.model.wire.admin_edges import EdgeView
-from tests.cli.fake_ca import running_ca
+from tests.cli.fake_ca import FakeCA, running_ca
 from tests.cli.ui.browser import running_browser
 from tests.cli.ui.conftest import TOKEN, served_page
 from tests.cli.ui.world import EDGES, HOSTILE, fill
@@ -42,12 +44,20 @@ async def photograph(url: str, folder: Path, directory: Path) -> None:
         (folder / "ui-draft.png").write_bytes(await tab.photograph())
 
 
+@contextmanager
+def world(directory: Path) -> Iterator[FakeCA]:
+    """Run a CA with the mesh that the pictures show."""
+    with running_ca(directory) as ca:
+        fill(ca, *map(_be_kind, EDGES))
+        yield ca
+
+
 def main(folder: Path) -> None:
     """Serve the tests' mesh and photograph it."""
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as directory, running_ca(Path(directory)) as ca:
-        fill(ca, *map(_be_kind, EDGES))
-        with served_page(ca) as served:
-            asyncio.run(photograph(served.url, folder, Path(directory)))
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
+        directory = Path(name)
+        with world(directory) as ca, served_page(ca) as served:
+            asyncio.run(photograph(served.url, folder, directory))
 
 
 if __name__ == "__main__":

@@ -11,13 +11,11 @@ import pytest
 import pytest_asyncio
 
 from cli.commands.ui import written_opening
-from shared.model.policy.rules import Mode
-from shared.model.wire.admin import DecisionList, ErrorAnswer
-from shared.model.wire.admin_edges import EdgeEnd
-from tests.cli.edges import ALLOW, DENY, WOULD_DENY, make_edge
+from shared.model.policy.rules import Mode, NamespaceState
+from shared.model.wire.admin import DecisionList, ErrorAnswer, ProgramView
 from tests.cli.ui.browser import Tab, find_chromium, running_browser
 from tests.cli.ui.conftest import TOKEN, Served
-from tests.cli.ui.world import DRAFT, fill
+from tests.cli.ui.world import DRAFT, READY, fill, make_many
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -205,6 +203,40 @@ async def test_a_missing_rule_is_written_by_keyboard_after_its_command_was_shown
     assert len(page.ca.asked("PUT /v1/policies")) == 1
 
 
+async def test_a_namespace_is_adopted_by_keyboard_alone(tab: Tab, page: Served) -> None:
+    """From the list of namespaces by an approval and a missing rule to explicit mode."""
+    answers = page.ca.answers
+    answers["POST /v1/programs"] = ProgramView(
+        namespace="shop", name="web-1", service_account="web", programs=(), weak=False, approved_by="me", approved=1.0
+    )
+    answers["PUT /v1/policies"] = answers["GET /v1/policies"].policies[0]
+    answers["PUT /v1/namespaces/shop/mode"] = NamespaceState(namespace="shop", version=9, mode=Mode.EXPLICIT)
+
+    async def follow(link: str, wanted: str) -> None:
+        await press_until(tab, "Tab", link)
+        await tab.press("Enter")
+        await tab.wait_for(wanted)
+
+    async def confirm(button: str, said: str) -> None:
+        await follow(button, "document.querySelector('dialog[open] pre')")
+        await follow(
+            "dialog .buttons button:first-child", f"{said}.test(document.querySelector('[role=status]').textContent)"
+        )
+
+    await follow("tbody tr:nth-child(2) td:first-child a", VIEWS["/ns/shop"])
+    await follow(".views a:nth-of-type(4)", QUEUE)
+    await confirm(".queue li:first-child .buttons button:first-of-type", "/^approved for shop.web$/")
+    await follow(".views a:nth-of-type(2)", "document.querySelector('.causes .buttons button')")
+    assert "BLOCKED" in await tab.text()
+    await confirm(".causes .buttons button", "/ is written into shop$/")
+    answers["GET /v1/namespaces/shop/readiness"] = msgspec.structs.replace(
+        READY, namespace="shop", mode=Mode.PERMISSIVE, version=8
+    )
+    await follow("header button", "document.querySelector('main .lead').innerText.includes('READY')")
+    await confirm("main .buttons button", "/^shop is set to explicit$/")
+    assert page.ca.asked("PUT /v1/namespaces/shop/mode") == [{"mode": "explicit", "expected_version": 8}]
+
+
 async def test_a_draft_is_compared_and_put_in_force_by_keyboard(tab: Tab, page: Served) -> None:
     page.ca.answers["GET /v1/namespaces/shop/draft"] = msgspec.structs.replace(
         DRAFT, draft=msgspec.structs.replace(DRAFT.draft, mode=None)
@@ -317,21 +349,17 @@ async def test_nothing_leaves_the_screen(tab: Tab, width: int, height: int) -> N
 
 
 async def test_three_hundred_ends_and_three_thousand_links_can_be_used(tab: Tab, page: Served) -> None:
-    kinds = (ALLOW, WOULD_DENY, DENY)
-    ends = [EdgeEnd(workload=f"shop/w{number:03}") for number in range(300)]
-    edges = [
-        make_edge(ends[number % 300], ends[(number * 7 + number // 300 + 1) % 300], kinds[number % 3], port=1 + number)
-        for number in range(3000)
-    ]
-    fill(page.ca, *edges)
+    fill(page.ca, *make_many())
     await go(tab, "/ns/shop?show=all", "document.querySelectorAll('[data-box]').length === 300")
     assert await tab.run("document.querySelectorAll('.picture .link').length") == 3000
+    assert await tab.run("document.querySelectorAll('.picture .deny .mark').length") == 1000, "not by colour alone"
     assert await tab.run("document.querySelector('.pages span').textContent") == "Page 1 of 30 (3000 rows)"
     await tab.run("document.querySelector('[data-box][tabindex=\"0\"]').focus()")
     await tab.press("ArrowDown")
     await tab.wait_for("document.activeElement === document.querySelector('[data-box][tabindex=\"0\"]')")
     await tab.press("Enter")
     await tab.wait_for("document.querySelector('.chip') && document.querySelectorAll('[data-box]').length < 300")
+    assert await tab.run("document.querySelectorAll('.picture .link .hit').length") > 0, "a box's own can be pointed at"
 
 
 async def test_no_link_passes_behind_a_box(tab: Tab) -> None:

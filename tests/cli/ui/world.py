@@ -246,3 +246,13 @@ def fill(ca: FakeCA, *edges: EdgeView) -> None:
             ),
         }
     )
+
+
+def make_many() -> list[EdgeView]:
+    """Make 3,000 edges between 300 workloads."""
+    kinds = (ALLOW, WOULD_DENY, DENY)
+    ends = [EdgeEnd(workload=f"shop/w{number:03}") for number in range(300)]
+    return [
+        make_edge(ends[number % 300], ends[(number * 7 + number // 300 + 1) % 300], kinds[number % 3], port=1 + number)
+        for number in range(3000)
+    ]

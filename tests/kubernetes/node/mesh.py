@@ -1,4 +1,4 @@
-"""Touchmark on a cluster, installed and asked as a user does it: ``kubectl apply -k`` and the command. Does I/O."""
+"""Touchmark on a cluster, installed and asked as a user does it: by kubectl or the command. Does I/O."""
 
 from __future__ import annotations
 
@@ -69,6 +69,12 @@ class Mesh:
         )
         self.cluster.wait_for_rollout("deployment/touchmark-ca", namespace=SYSTEM_NAMESPACE, timeout_s=120)
 
+    def install_by_command(self, *options: str) -> None:
+        """Install with this clone's images by ``touchmark install``: its checks must hold here, and it waits itself."""
+        images = ["--image", self.cluster.image("ca"), "--sidecar-image", self.cluster.image("sidecar")]
+        done = self._run("install", "--yes", "--timeout", "300", *images, *options, timeout_s=420)
+        assert done.returncode == 0, done.stdout + done.stderr
+
     def uninstall(self) -> None:
         """Delete the overlay as docs/how-to/kubernetes.md says. What lives in other namespaces is the caller's."""
         overlay, self.installed = self.installed, ""
@@ -130,8 +136,11 @@ class Mesh:
     # ---- Asking ------------------------------------------------------------------------------------------------------
     def run(self, *arguments: str, timeout_s: float = 90.0) -> subprocess.CompletedProcess[str]:
         """The finished ``touchmark ARGUMENTS -k``, whatever its exit code."""
+        return self._run(*arguments, "-k", timeout_s=timeout_s)
+
+    def _run(self, *arguments: str, timeout_s: float) -> subprocess.CompletedProcess[str]:
         environment = {**os.environ, "KUBECONFIG": str(self.cluster.admin), "NO_PROXY": "*", "no_proxy": "*"}
-        command = [sys.executable, "-m", "cli", *arguments, "-k"]
+        command = [sys.executable, "-m", "cli", *arguments]
         return subprocess.run(
             command,
             env=environment,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -9,24 +11,14 @@ from typing import Any
 
 import pytest
 
+from cli.text.exit_codes import ExitCode
 from shared.model.kubernetes.contract import INJECT, SIDECAR_CONTAINER
 from tests.kubernetes.harness.kubectl import KubectlError
 from tests.kubernetes.harness.node import Node
 from tests.kubernetes.node.mesh import STAND_INS, Mesh, eventually
+from tests.test_adopt import FIVE
 
 CLIENT, WEB, DB = "demo-client/client", "demo/web", "demo/db"
-RULES = """\
-apiVersion: touchmark.dev/v1alpha1
-kind: MeshPolicy
-metadata: {name: default, namespace: demo}
-spec:
-  rules:
-  - name: shoppers
-    action: allow
-    workloads: [web]
-    peers: [{namespace: demo-client, serviceAccount: client}]
-    ports: [8080]
-"""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -81,17 +73,32 @@ def test_the_database_answers_the_web_application_through_its_service(mesh: Mesh
     )
 
 
-def test_the_tool_says_that_explicit_is_not_safe_yet(mesh: Mesh) -> None:
-    done = mesh.run("mode", "demo", "explicit", "--check")
-    assert done.returncode == 3, done.stdout + done.stderr
-    assert "program_not_approved" in done.stdout
+def test_five_commands_lead_to_explicit_mode(mesh: Mesh) -> None:
+    """Those of docs/how-to/adopt.md, its steps 1 to 5, typed one after another.
+
+    The last one by force: what a slow start has left in the records is no matter of this test.
+    """
+    seen, approved, suggested, applied, switched = (shlex.split(command) for command in FIVE)
+    blocked = mesh.run(*seen)
+    assert blocked.returncode == ExitCode.CHECK_FAILED, blocked.stdout + blocked.stderr
+    assert "demo: BLOCKED" in blocked.stdout
+
+    def has_approved() -> bool:
+        """Decisions arrive a moment after their connections: until one of each has, some programs aren't found."""
+        done = mesh.run(*approved, "--yes", "--weak")  # The images of the tests have shells where others have none.
+        assert done.returncode in (ExitCode.SUCCESS, ExitCode.NOTHING), done.stdout + done.stderr
+        readiness = json.loads(mesh.run("ready", "demo", "--json").stdout)
+        missing = {(each["fix"] or {}).get("kind") for each in readiness["causes"]}
+        return "approve" not in missing and "rule" in missing and bool(mesh.ask("program", "list", "demo-client"))
+
+    eventually(has_approved, "every program's approval, and nothing but a rule that is missing")
+    file = mesh.write("demo.yaml", mesh.touchmark(*suggested[: suggested.index(">")]))
+    mesh.touchmark(*(str(file) if word == "demo.yaml" else word for word in applied))
+    mesh.touchmark(*switched, "--force", "--timeout", "60")
 
 
-def test_after_review_explicit_serves_what_was_approved(mesh: Mesh) -> None:
-    mesh.approve_what_was_seen(CLIENT, WEB, DB)
-    rules = mesh.write("rules.yaml", RULES)
-    mesh.touchmark("policy", "apply", "-f", str(rules))
-    mesh.be_explicit("demo", "demo-client")
+def test_explicit_serves_what_was_approved(mesh: Mesh) -> None:
+    mesh.be_explicit("demo-client")
     assert "hello from demo/web" in shop(mesh, "curl", "-sS", "--max-time", "10", "http://web.demo.svc.cluster.local/")
     policy = mesh.kubectl.get("meshpolicy", "default", "-n", "demo")
     assert policy["spec"]["mode"] == policy["status"]["mode"] == "explicit"

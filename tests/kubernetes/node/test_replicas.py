@@ -1,4 +1,4 @@
-"""Several replicas of the CA on a PostgreSQL of the cluster, as docs/how-to/kubernetes.md says: the overlay ``ha``."""
+"""Several replicas of the CA on a PostgreSQL of the cluster, installed by ``touchmark install``, as the how-to says."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def replicas(node: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Mesh:
     kubectl("create", "namespace", SYSTEM_NAMESPACE)
     kubectl("-n", SYSTEM_NAMESPACE, "create", "secret", "generic", "touchmark-database", *files)
     mesh = Mesh(node, directory)
-    mesh.install("overlays/ha")
+    mesh.install_by_command("--database-secret", "touchmark-database", "--replicas", str(REPLICAS))
     return mesh
 
 

@@ -12,6 +12,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
+from sidecar.attest.holding import newest
+
 PYTHON = os.path.realpath(sys.executable)
 
 CONNECT = "import os,socket,sys,time\nc=socket.create_connection(('127.0.0.1',int(sys.argv[1])))\n"
@@ -21,6 +25,12 @@ NOBODY = 65_534
 _BE_NOBODY = "import ctypes,os\nos.setgroups([]);os.setresgid(*[65534]*3);os.setresuid(*[65534]*3)\n"
 AS_NOBODY = _BE_NOBODY + "assert ctypes.CDLL(None).prctl(4,1)==0\n"
 AS_HIDDEN_NOBODY = _BE_NOBODY + "assert ctypes.CDLL(None).prctl(4,0)==0\n"
+
+
+def look_among_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the newest processes be all there are, whatever else this machine starts, and however busy it is."""
+    monkeypatch.setattr(newest, "_MAX_PROCESSES", 10_000)
+    monkeypatch.setattr(newest, "_MAX_CPU_S", 600.0)
 
 
 def digest_of(path: str | Path) -> str:

@@ -87,3 +87,24 @@ def test_a_process_that_holds_a_socket_is_compared_with_what_it_ran() -> None:
             assert process.find_and_compare(inode, key) == ("", False)
         finally:
             process.close()
+
+
+def test_of_many_threads_each_look_sees_the_next_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A debugger of any of them is met after as many looks as there are times 32 threads."""
+    monkeypatch.setattr("sidecar.attest.process._THREADS_AGE_S", 0.0)
+    code = "import sys,threading,time\nthreads=[threading.Thread(target=time.sleep,args=(600,),daemon=True)"
+    code += " for _ in range(79)]\nfor each in threads: each.start()\n" + WAIT
+    seize = "import ctypes,sys\nl=ctypes.CDLL(None,use_errno=True)\n"
+    seize += "assert l.ptrace(0x4206,int(sys.argv[1]),None,None)==0,ctypes.get_errno()\n" + WAIT
+    with running(code) as child:
+        process = Process(child.pid)
+        threads = sorted(map(int, os.listdir(f"/proc/{child.pid}/task")))
+        for traced in (threads[1], threads[40], threads[-1]):
+            for _ in range(3):
+                process.refuse_traced_threads()
+            with running(seize, str(traced)):
+                with pytest.raises(AttestationError) as caught:
+                    for _ in range(3):
+                        process.refuse_traced_threads()
+                assert caught.value.reason is Reason.PROCESS_TRACED
+        process.close()

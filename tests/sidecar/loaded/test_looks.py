@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from shared.model.identity.loaded_code import LoadedCode, LoadedObject
 from shared.model.identity.program import Program
 from shared.model.policy.reasons import Reason
+from shared.runtime.patience import Patience
 from sidecar.attest.facts import Attestation, AttestationError, Execution, ProcessFacts
 from sidecar.loaded import looks
 from sidecar.loaded.looks import CodeLooks
@@ -23,8 +25,8 @@ NOBODY = Execution(4_000_000, 1, 1, 1, 1, 1, 1)
 
 
 @asynccontextmanager
-async def looking() -> AsyncIterator[CodeLooks]:
-    code = CodeLooks()
+async def looking(deadline_s: float = 60.0) -> AsyncIterator[CodeLooks]:
+    code = CodeLooks(deadline_s=deadline_s)
     try:
         yield code
     finally:
@@ -130,6 +132,23 @@ async def test_looks_under_way_are_bounded_and_end_with_the_sidecar(monkeypatch:
                 await code.look(msgspec.structs.replace(execution, pid=1))
             assert full.value.reason is Reason.OVERLOADED
             await first
+
+
+async def test_a_look_that_stands_still_is_refused_and_each_that_ends_is_progress_for_all_who_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ended, may_end = list[object](), threading.Event()
+    monkeypatch.setattr(Patience, "note_progress", lambda patience: ended.append(patience))
+    with sleeping() as child:
+        execution = execution_of(child.pid)
+        async with looking(deadline_s=0.01) as code:
+            with monkeypatch.context() as patch:
+                patch.setattr(code._measuring, "look", lambda *_: may_end.wait())
+                with pytest.raises(AttestationError) as still:
+                    await code.look(execution)
+                may_end.set()
+                await until(lambda: ended)
+            assert still.value.reason is Reason.DEADLINE_EXCEEDED
 
 
 @pytest.mark.parametrize("character", ["0", '"', "\\"])

@@ -1,4 +1,4 @@
-"""How TCP connections end: a reset is seen as one, and what was written before an ending is delivered."""
+"""How TCP connections end: a reset is seen as one, and what was written before an ending is delivered, and counted."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import struct
 
 import pytest
 
-from sidecar.sockets.ending import reset, reset_after_delivery
+from sidecar.sockets.ending import count_untaken, end_writing, reset, reset_after_delivery
 from tests.sidecar.pump.test_plain_pump import tcp_pair
 
 
@@ -44,3 +44,44 @@ async def test_a_reset_does_not_wait_for_a_reader_for_ever() -> None:
         near.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 0, 0))
         await asyncio.wait_for(reset_after_delivery(loop, near, b"z" * 30_000_000, deadline_s=0.2), 30)
         assert near.fileno() == -1
+
+
+async def test_a_half_close_is_passed_on_and_one_that_comes_too_late_is_no_failure() -> None:
+    near, far = tcp_pair()
+    with near, far:
+        end_writing(near)
+        assert await asyncio.get_running_loop().sock_recv(far, 1) == b""
+        assert far.send(b"the other half is open") > 0
+    closed = socket.socket()
+    closed.close()
+    end_writing(closed)
+
+
+def _count_acknowledged(connection: socket.socket) -> int:
+    """Return ``tcpi_bytes_acked`` (include/uapi/linux/tcp.h): a SYN and a FIN count as one byte each."""
+    return int(struct.unpack_from("Q", connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 128), 120)[0])
+
+
+@pytest.mark.parametrize("ends", ["never", "before the reset", "after the reset"])
+async def test_what_a_reset_peer_has_not_taken_is_counted_without_the_fin(ends: str) -> None:
+    loop = asyncio.get_running_loop()
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # Much less than what is written.
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        near = socket.create_connection(listener.getsockname())
+        far, _ = listener.accept()
+    with near, far:
+        near.setblocking(False)
+        begun = _count_acknowledged(near)
+        written = near.send(bytes(1_000_000))
+        if ends == "before the reset":
+            end_writing(near)
+        reset(far)
+        with pytest.raises(ConnectionResetError):
+            await loop.sock_recv(near, 1)
+        if ends == "after the reset":
+            end_writing(near)
+        untaken = count_untaken(near)
+        assert untaken
+        assert written - untaken == _count_acknowledged(near) - begun

@@ -36,6 +36,9 @@ def make(
         read_bundle=authorities.bundle,
         list_needing=list_needing,
         judge_policy=lambda _document: asyncio.sleep(0),
+        list_modes=lambda: asyncio.sleep(0, {}),
+        find_policy=lambda _namespace: None,
+        knows_policies=lambda: True,
         is_leader=lambda: True,
         metrics=Metrics(),
     )

@@ -14,7 +14,7 @@ async def test_a_counter_begins_at_0_and_is_raised_by_1(tmp_path: Path) -> None:
         async with database.writing() as connection:
             assert await read_counter(connection, "mine") == 0
             for _ in range(3):
-                await raise_counter(database, connection, "mine")
-            await raise_counter(database, connection, "other")
+                await raise_counter(connection, "mine")
+            await raise_counter(connection, "other")
         async with database.reading() as connection:
             assert [await read_counter(connection, name) for name in ("mine", "other")] == [3, 1]

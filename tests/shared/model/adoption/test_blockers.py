@@ -121,6 +121,15 @@ def test_a_program_that_is_needed_by_many_connections_is_named_once() -> None:
     ]
 
 
+def test_a_program_that_serves_and_calls_needs_one_approval() -> None:
+    """It was listed as a listener and as a client: two changes, of which the second one changed nothing."""
+    calls = see(source=WEB, destination=TELLER, direction=Direction.EGRESS, connection="e")
+    for seen in ([see(), calls], [calls, see()]):
+        found = find_blockers(seen, {}, "shop").blockers
+        (approval,) = (each for each in found if each.fix.workload == "shop/web")
+        assert (approval.reason, approval.count) == (Reason.PROGRAM_NOT_APPROVED, 2)
+
+
 def test_of_both_sides_records_that_of_the_program_s_own_side_is_shown_which_knows_its_path() -> None:
     shop = NamespaceState(namespace="shop", mode=Mode.EXPLICIT)
     own = see(path="/usr/bin/curl", direction=Direction.EGRESS, namespace="bank", last=1.0)
@@ -149,6 +158,9 @@ def test_a_listener_that_the_client_cannot_name_is_left_out_where_its_own_side_h
     state = NamespaceState(namespace="shop", approvals=(Approval(service_account="db", program=CURL),))
     both = find_blockers([own, client], {"shop": state}, "shop").blockers
     assert [each.fix.kind for each in both if each.reason is Reason.LISTENER_NOT_APPROVED] == [FixKind.APPROVE]
+    calls = see(source=WEB, destination=TELLER, direction=Direction.EGRESS, connection="f", last=9.0)
+    calling = find_blockers([own, calls, client], {"shop": state}, "shop").blockers
+    assert not [each for each in calling if each.reason is Reason.LISTENER_NOT_APPROVED and not each.fix.workload]
     alone = find_blockers([client], {"shop": state}, "shop").blockers
     assert [(each.reason, each.fix.kind) for each in alone] == [(Reason.LISTENER_NOT_APPROVED, FixKind.ADVICE)]
 

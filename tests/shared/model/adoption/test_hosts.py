@@ -5,18 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+import pytest
 
 from shared.model.adoption.blockers import find_blockers
 from shared.model.adoption.difference import compare
-from shared.model.adoption.fixes import FixKind
+from shared.model.adoption.fixes import FixKind, apply
 from shared.model.adoption.seen import Seen, fill_in_hosts, see_record
 from shared.model.identity.program import Program
 from shared.model.policy.decision import Answer, PartyRecord
 from shared.model.policy.reasons import Reason
-from shared.model.policy.rules import Action, Approval, Direction, Mode, NamespaceState, Peer, Rule
+from shared.model.policy.rules import Action, Approval, Direction, Mode, NamespaceState, Peer, PortRange, Rule
 from tests.shared.model.policy.records import make_record
 
-API = "api.example.com"
+API, OTHER = "api.example.com", "other.example.com"
 PROGRAM = Program(digest="a" * 64)
 RULE = Rule(name="out", action=Action.ALLOW, direction=Direction.EGRESS, peers=(Peer(unidentified=True, hosts=(API,)),))
 
@@ -30,8 +31,8 @@ def see(address: str, *hosts: str, **changes: Any) -> Seen:
     source = PartyRecord(address="198.18.0.2:40000", workload="shop/web", program=str(PROGRAM))
     destination = PartyRecord(address=address, hosts=hosts or msgspec.UNSET, why="peer_unidentified")
     record = make_record(
-        source=source, destination=destination, port=443, answer=Answer.ALLOW, would_deny=not hosts,
-        reason=Reason.EGRESS_NOT_ALLOWED, mode=Mode.PERMISSIVE, connection=address, **changes,
+        source=source, destination=destination, answer=Answer.ALLOW, would_deny=not hosts,
+        reason=Reason.EGRESS_NOT_ALLOWED, mode=Mode.PERMISSIVE, connection=address, **{"port": 443, **changes},
     )  # fmt: skip
     return see_record(record)
 
@@ -56,6 +57,32 @@ def test_ready_counts_the_rule_for_addresses_at_which_the_host_was_found_and_for
     assert find_blockers([see("192.0.2.7:443"), see("192.0.2.7:443", API)], states, "shop").blockers == ()
     (blocker,) = find_blockers([see("192.0.2.8:443"), see("192.0.2.7:443", API)], states, "shop").blockers
     assert blocker.seen.destination_address == "192.0.2.8:443"
+
+
+@pytest.mark.parametrize(
+    ("address", "hosts", "named"),
+    [
+        ("192.0.2.7:8443", (API,), (API,)),
+        ("192.0.2.7:8443", (), ()),
+        ("192.0.2.7:8443", (API, OTHER), ()),  # Which of both is meant isn't known.
+        ("192.0.2.7:8443", ("elsewhere.example",), ()),  # A sidecar's word: no rule has that name.
+        ("169.254.169.254:8443", (API,), ()),  # A name never means the metadata address.
+    ],
+)
+def test_a_missing_rule_names_the_host_where_it_is_known_else_the_address(
+    address: str, hosts: tuple[str, ...], named: tuple[str, ...]
+) -> None:
+    peers = (Peer(unidentified=True, hosts=(API, OTHER)),)
+    https = msgspec.structs.replace(RULE, peers=peers, ports=(PortRange(first=443, last=443),))
+    states = {"shop": make_state(https)}
+    (blocker,) = find_blockers([see(address, *hosts, port=8443)], states, "shop").blockers
+    assert blocker.fix is not None
+    assert blocker.fix.rule is not None
+    (peer,) = blocker.fix.rule.peers
+    assert peer.hosts == named
+    assert bool(peer.cidrs) is not bool(named)
+    assert blocker.fix.rule.name == f"web-to-{API if named else address.partition(':')[0]}-8443"
+    assert find_blockers([see(address, *hosts, port=8443)], apply([blocker.fix], states), "shop").blockers == ()
 
 
 def test_a_difference_counts_a_removed_rule() -> None:

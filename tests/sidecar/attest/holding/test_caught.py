@@ -9,18 +9,17 @@ from collections.abc import Iterator
 import pytest
 
 from sidecar.attest.holding import caught as module
-from sidecar.attest.holding import newest
 from sidecar.attest.holding.caught import CaughtHolders
 from sidecar.attest.netlink.sock_diag import ESTABLISHED, KernelSocket
 from sidecar.sockets.address import Endpoint
-from tests.sidecar.attest.processes import WAIT, running
+from tests.sidecar.attest.processes import WAIT, look_among_all, running
 
 DESTINATION = ("198.18.0.2", 5432)
 
 
 @pytest.fixture
 def caught(monkeypatch: pytest.MonkeyPatch) -> Iterator[CaughtHolders]:
-    monkeypatch.setattr(newest, "_MAX_PROCESSES", 10_000)  # Whatever else this machine starts meanwhile.
+    look_among_all(monkeypatch)
     made = CaughtHolders(own_pid=os.getpid())
     yield made
     made.close()

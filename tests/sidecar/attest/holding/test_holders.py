@@ -336,3 +336,18 @@ def test_an_io_uring_instance_that_is_something_else_by_then_may_hold_anything(
         search = holders._Search([], {}, own_pid=0, proc="/proc")
         search.look_at(os.getpid())
     assert search.restless == {os.getuid()}
+
+
+def test_a_kernel_that_may_leave_registered_files_out_is_told_by_its_version() -> None:
+    assert [holders.shows_rings_whole(each) for each in ("6.18.44-x", "6.16", "7.0.1", "10.2")] == [True] * 4
+    assert not any(holders.shows_rings_whole(each) for each in ("6.15.9", "6.1.0-18-amd64", "5.15.0", "", "next"))
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="system call numbers of x86-64")
+def test_a_ring_that_shows_none_of_its_places_may_hold_anything_of_its_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a kernel before Linux 6.16 shows one whose lock is held."""
+    monkeypatch.setattr(holders, "_SHOWS_RINGS_WHOLE", False)
+    empty = _IN_A_RING.replace("held.fileno()", "-1")
+    with running(_HIDE.format(empty, "time.sleep(600)")) as child:
+        hear(child)
+        assert os.getuid() in find_holdings([1], own_pid=os.getpid()).missed

@@ -1,0 +1,226 @@
+"""SQLite transactions that take one call of their connection's thread, and one commit for all that wait. I/O.
+
+A change of threads and back takes longer than most statements do, and a busy event loop has to give the interpreter's
+lock away each time. So a transaction's coroutine is run in the thread as a whole: its connection never waits, so that
+one step brings it to its end. What waits meanwhile is run in one call, each part behind a savepoint of its own.
+
+Belongs here: the thread, the queue and the savepoints. Doesn't: which transactions there are, or who writes when
+(``database.py``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import sqlite3
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, Final, TypeVar
+
+import aiosqlite
+from sqlalchemy import Connection, CursorResult, StaticPool, create_engine
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from shared.model.errors import UnavailableError
+
+# Of one call: whoever writes otherwise waits no longer than these take.
+AT_ONCE: Final = 64
+MAX_WAITING: Final = 20_000
+_T = TypeVar("_T")
+_Work = Callable[["InThread"], Any]
+
+
+def _do_nothing(_: object) -> None:
+    """Do nothing."""
+
+
+class InThread(AsyncConnection):
+    """The connection of a transaction that is run in SQLite's thread: what it is asked for is there at once."""
+
+    __slots__ = ("_results", "_statements", "driver")
+
+    def __init__(self, driver: sqlite3.Connection, statements: Connection) -> None:
+        self.driver = driver
+        self._statements = statements
+        self._results: list[CursorResult[Any]] = []
+
+    async def execute(self, statement: Any, parameters: Any = None, **options: Any) -> CursorResult[Any]:
+        """Execute a statement."""
+        return self._keep(self._statements.execute(statement, parameters, **options))
+
+    async def exec_driver_sql(
+        self, statement: str, parameters: Any = None, execution_options: Any = None
+    ) -> CursorResult[Any]:
+        """Execute a statement in the driver's words."""
+        return self._keep(self._statements.exec_driver_sql(statement, parameters, execution_options))
+
+    def _keep(self, result: CursorResult[Any]) -> CursorResult[Any]:
+        self._results.append(result)
+        return result
+
+    def leave(self) -> None:
+        """Leave the driver's connection, in its thread; closing it is its opener's part."""
+        self._statements.close()
+
+    def end(self) -> None:
+        """Finalise the statements of one transaction: what isn't read to its end keeps its snapshot open."""
+        for result in self._results:
+            result.close()
+        self._results.clear()
+
+
+class WholeTransactions:
+    """A queue of transactions in front of one connection.
+
+    Arguments:
+        connect: opens SQLite's connection.
+        begin: the statement that begins a transaction.
+        turn: is held meanwhile; None: nobody else is in the way.
+    """
+
+    def __init__(
+        self, connect: Callable[[], Awaitable[aiosqlite.Connection]], *, begin: str, turn: asyncio.Lock | None
+    ) -> None:
+        self._connect = connect
+        self._begin = begin
+        self._turn = turn
+        self._connection: aiosqlite.Connection | None = None
+        self._inside: InThread | None = None
+        self._waiting: deque[tuple[_Work, Callable[[Any], None], asyncio.Future[Any]]] = deque()
+        self._task: asyncio.Task[None] | None = None
+        self._is_closed = False
+
+    async def run(
+        self,
+        work: Callable[[AsyncConnection], Coroutine[Any, Any, _T]],
+        *,
+        on_commit: Callable[[_T], None] = _do_nothing,
+    ) -> _T:
+        """Run a transaction, and commit it.
+
+        Once it has begun it goes on when its caller is cancelled.
+
+        Arguments:
+            work: is run inside the transaction; what it raises rolls it back. It may wait for nothing else.
+            on_commit: is called with what it returned, also where the caller was cancelled meanwhile.
+        """
+        context = contextvars.copy_context()  # Who acts, for the audit log.
+        return await self._add(lambda inside: context.run(_drive, work, inside), on_commit)
+
+    async def run_driver(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
+        """Run a transaction on the driver's connection; otherwise as ``run``."""
+        return await self._add(lambda inside: work(inside.driver), _do_nothing)
+
+    async def close(self) -> None:
+        """Take nothing more; what waits fails. The thread ends after what it works on."""
+        self._is_closed = True
+        while self._waiting:
+            _, _, done = self._waiting.popleft()
+            if not done.done():
+                done.set_exception(_closed())
+        if self._connection is not None:
+            if self._inside is not None:
+                self._connection._tx.put_nowait((None, self._inside.leave))
+            self._connection.stop()
+
+    async def _add(self, work: _Work, on_commit: Callable[[_T], None]) -> _T:
+        if self._is_closed:
+            raise _closed()
+        if len(self._waiting) >= MAX_WAITING:
+            raise UnavailableError("the CA's store can't take more now", hint="try again in a moment")
+        done: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
+        self._waiting.append((work, on_commit, done))
+        if self._task is None:
+            self._task = asyncio.create_task(self._drain(), name="store-transactions")
+        return await done
+
+    async def _drain(self) -> None:
+        try:
+            while self._waiting:
+                if self._turn is None:
+                    await self._run_waiting()
+                else:
+                    async with self._turn:
+                        await self._run_waiting()
+        finally:
+            self._task = None
+            for _, _, done in self._waiting:
+                done.cancel()
+            self._waiting.clear()
+
+    async def _run_waiting(self) -> None:
+        """Run what waits, as much as may at once. What its caller gave up before it began isn't run."""
+        taken = [self._waiting.popleft() for _ in range(min(AT_ONCE, len(self._waiting)))]
+        taken = [each for each in taken if not each[-1].done()]
+        if not taken:
+            return
+        try:
+            if self._connection is None:
+                self._connection = await self._connect()
+            outcomes: Sequence[tuple[Any, BaseException | None]] = await self._connection._execute(  # type: ignore[no-untyped-call]
+                self._transact, self._connection._conn, [work for work, _, _ in taken]
+            )
+        except asyncio.CancelledError:
+            for _, _, done in taken:
+                done.cancel()
+            raise
+        except Exception as error:
+            outcomes = [(None, error)] * len(taken)
+        for (_, on_commit, done), (value, failure) in zip(taken, outcomes, strict=True):
+            if failure is None:
+                on_commit(value)
+            if done.done():
+                continue
+            if failure is None:
+                done.set_result(value)
+            else:
+                done.set_exception(failure)
+
+    def _transact(
+        self, driver: sqlite3.Connection, works: Sequence[_Work]
+    ) -> Sequence[tuple[Any, BaseException | None]]:
+        if self._inside is None:
+            engine = create_engine("sqlite://", creator=lambda: driver, poolclass=StaticPool)
+            self._inside = InThread(driver, engine.connect())
+        inside, alone = self._inside, len(works) == 1
+        driver.execute(self._begin)
+        outcomes: list[tuple[Any, BaseException | None]] = []
+        try:
+            for work in works:
+                if not alone:
+                    driver.execute("SAVEPOINT work")
+                try:
+                    value = work(inside)
+                except Exception as error:
+                    inside.end()
+                    # SQLite itself rolls everything back where the disk is full or fails.
+                    if alone or not driver.in_transaction:
+                        raise
+                    driver.execute("ROLLBACK TO work")
+                    outcomes.append((None, error))
+                else:
+                    inside.end()
+                    outcomes.append((value, None))
+                if not alone:
+                    driver.execute("RELEASE work")
+            driver.execute("COMMIT")
+        except BaseException:
+            if driver.in_transaction:
+                driver.rollback()
+            raise
+        return outcomes
+
+
+def _drive(work: Callable[[AsyncConnection], Coroutine[Any, Any, _T]], connection: InThread) -> _T:
+    transaction = work(connection)
+    try:
+        transaction.send(None)
+    except StopIteration as end:
+        result: _T = end.value
+        return result
+    transaction.close()
+    raise RuntimeError("a transaction waits for something that isn't its database")
+
+
+def _closed() -> UnavailableError:
+    return UnavailableError("the CA's store is closed")
