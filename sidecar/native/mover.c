@@ -131,9 +131,12 @@ static Lent *begin(Mover *mover, uint64_t data) {
 static void end(Mover *mover, Lent *lent, int may_stay) {
     pthread_mutex_lock(&mover->mutex);
     mover->current = NULL;
+    lent->budgets++;
     if (!may_stay) {
         stop_waiting(mover, lent);
         mover->returned[mover->returned_count++] = lent->index;
+    } else if (lent->is_wanted) {
+        stop_waiting(mover, lent);
     }
     if (mover->waiting)
         pthread_cond_broadcast(&mover->served);
@@ -281,10 +284,12 @@ int mover_lend(Mover *mover, const Lent *what) {
     return lent->index;
 }
 
-/* Wait until the thread doesn't serve this one; the mutex is held. */
+/* Wait for the end of the budget that the thread moves of this one, if it does; the mutex is held. By the time that this
+ * thread runs, the mover's may have begun another one: to wait until it serves another connection would be for ever. */
 static void wait_until_served(Mover *mover, const Lent *lent) {
+    const unsigned budgets = lent->budgets;
     mover->waiting++;
-    while (mover->current == lent)
+    while (mover->current == lent && lent->budgets == budgets)
         pthread_cond_wait(&mover->served, &mover->mutex);
     mover->waiting--;
 }
@@ -308,6 +313,7 @@ Lent *mover_recall(Mover *mover, int index) {
     pthread_mutex_lock(&mover->mutex);
     Lent *lent = find(mover, index);
     if (lent != NULL) {
+        lent->is_wanted = 1;
         wait_until_served(mover, lent);
         if (lent->state == MOVING)
             stop_waiting(mover, lent);

@@ -29,6 +29,8 @@ enum { NEITHER = 0, UPWARD = 1, DOWNWARD = 2 };
 /* One connection. While it is MOVING only the thread touches its descriptors and its TLS object. */
 typedef struct {
     int index, state, left_by, is_lost;
+    int is_wanted;    /* Back: the thread lets go of it after this budget. */
+    unsigned budgets; /* How many have ended. */
     uint32_t generation;
     void *tls;
     int application, tunnel, epoch;
@@ -56,7 +58,7 @@ typedef struct {
     _Atomic long long allowed_until_ns; /* Who lends has to live: its checks are what may end a connection. */
     pthread_mutex_t mutex; /* Of what follows, and of each connection's state. */
     pthread_cond_t served;
-    int waiting; /* How many wait until `current` isn't theirs. */
+    int waiting; /* How many wait for the end of a budget of theirs. */
     Lent *current;
     Lent **lent; /* By index; each one is used again. */
     int *unused, *returned;

@@ -42,7 +42,8 @@ class Lending:
     def __init__(self, loop: asyncio.AbstractEventLoop, native: Loop) -> None:
         self.mover: Mover = start_mover(native)
         self._owners: dict[int, Callable[[], None]] = {}
-        self._timer: asyncio.TimerHandle | None = None
+        # No handle is kept: it would know the loop, which then lived for ever, and its thread with it.
+        self._is_timed = False
         loop.add_reader(self.mover.fileno(), self._collect)
         _live.add(self)
 
@@ -52,15 +53,16 @@ class Lending:
 
     def allow(self, loop: asyncio.AbstractEventLoop) -> None:
         """Let the thread move bytes while this event loop lives; called before anything is lent."""
-        if self._timer is None:
+        if not self._is_timed:
             self._renew(loop)
 
     def _renew(self, loop: asyncio.AbstractEventLoop) -> None:
         self.mover.allow(_ALLOWED_NS)
-        self._timer = loop.call_later(_PERIOD_S, self._go_on, loop)
+        self._is_timed = True
+        loop.call_later(_PERIOD_S, self._go_on, loop)
 
     def _go_on(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._timer = None
+        self._is_timed = False
         if self._owners:
             self._renew(loop)
 

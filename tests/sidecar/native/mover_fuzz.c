@@ -229,7 +229,57 @@ static void collect(Mover *mover, Connection *connections) {
                 take_back(mover, &connections[each]);
 }
 
+/* ---- a connection that is never still --------------------------------------------------------------------------- */
+
+static _Atomic int ended; /* Budgets, while a recall waited. */
+
+/* A budget ends once a recall waits for it. `tls` is the mover. */
+static int busy_read(void *tls, void *into, int size) {
+    Mover *mover = tls;
+    (void)into;
+    (void)size;
+    last_error = TLS_WANT_READ;
+    for (int waiting = 0; !waiting;) {
+        poll(NULL, 0, 1);
+        pthread_mutex_lock(&mover->mutex);
+        waiting = mover->waiting;
+        pthread_mutex_unlock(&mover->mutex);
+    }
+    ended++;
+    return -1;
+}
+
+static void recall_what_is_never_still(void) {
+    static Mover mover = {.tls = {busy_read, fake_write, fake_get_error, fake_clear}, .take_error = fake_take_error};
+    int application[2], tunnel[2];
+    if (socketpair(AF_UNIX, SOCK_STREAM, 0, application) < 0 || socketpair(AF_UNIX, SOCK_STREAM, 0, tunnel) < 0)
+        fail("no sockets");
+    write_all(tunnel[1], (const unsigned char *)"x", 1); /* Nothing reads it. */
+    if (mover_start(&mover) != 0)
+        fail("nothing starts");
+    mover_allow(&mover, 1LL << 60);
+    Lent what = {.tls = &mover, .application = application[0], .tunnel = tunnel[0], .epoch = EPOCH};
+    for (int stay = 0; stay < 30; stay++) {
+        int number = mover_lend(&mover, &what);
+        for (int is_served = 0; number >= 0 && !is_served;) {
+            pthread_mutex_lock(&mover.mutex);
+            is_served = mover.current != NULL;
+            pthread_mutex_unlock(&mover.mutex);
+        }
+        ended = 0;
+        Lent *lent = number < 0 ? NULL : mover_recall(&mover, number);
+        if (lent == NULL)
+            fail("a stay is gone");
+        if (ended != 1)
+            fail("a recall waited for more than the budget that was under way");
+        mover_forget(&mover, lent);
+    }
+    if (mover_stop(&mover) != 0)
+        fail("the thread doesn't end");
+}
+
 int main(int count, char **arguments) {
+    recall_what_is_never_still();
     static Connection connections[CONNECTIONS];
     static Mover mover = {.tls = {fake_read, fake_write, fake_get_error, fake_clear}, .take_error = fake_take_error};
     unsigned int seed = count > 1 ? (unsigned int)atoi(arguments[1]) : 1;

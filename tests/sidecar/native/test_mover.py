@@ -31,6 +31,7 @@ class Stay:
     """One mover with one connection: what the thread has, and the other ends."""
 
     def __init__(self, tls: ScriptedTls) -> None:
+        self.tls = tls  # The thread calls its functions.
         self.mover = start_mover(_loop.Loop(*tls.addresses))
         self.mover.allow(1 << 60)
         (self.application, self.app), (self.tunnel, self.peer) = socket_pair(1 << 20), socket_pair(1 << 20)

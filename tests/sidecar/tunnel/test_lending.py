@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
+import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -21,6 +23,12 @@ from tests.sidecar.pump.test_tunnel_pump import Turn, opened_turn
 _native = load()
 if _native is None:
     pytest.skip("the native engine isn't built: it takes a C compiler and Python's headers", allow_module_level=True)
+
+
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing comes back because a busy machine keeps the event loop waiting, or a test does."""
+    monkeypatch.setattr(lending_module, "_ALLOWED_NS", 1 << 60)
 
 
 async def exchange(turn: Turn) -> None:
@@ -55,6 +63,18 @@ async def test_a_loop_has_one_thread() -> None:
     assert lending_of(loop, _native) is lending_of(loop, _native)
 
 
+def test_its_thread_ends_with_it() -> None:
+    assert _native is not None
+    loop = asyncio.new_event_loop()
+    lending = lending_of(loop, _native)
+    lending.allow(loop)
+    kept = weakref.ref(lending)
+    loop.close()
+    del lending, loop
+    gc.collect()
+    assert kept() is None
+
+
 async def test_a_turn_of_one_request_isnt_lent() -> None:
     async with opened_turn() as turn:
         await exchange(turn)
@@ -87,8 +107,8 @@ async def test_an_event_loop_says_that_it_lives_while_anything_is_lent(monkeypat
             await asyncio.sleep(0)
             await asyncio.sleep(0)
             await exchange(turn)
-        assert lending._timer is not None
-    await until(lambda: lending._timer is None)
+        assert lending._is_timed
+    await until(lambda: not lending._is_timed)
 
 
 async def test_its_end_is_passed_on_behind_the_last_byte_and_the_tunnel_is_used_again() -> None:
