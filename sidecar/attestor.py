@@ -87,7 +87,7 @@ class Attestor:
         self._scanners = ThreadPoolExecutor(2, thread_name_prefix="attest-look")
         self._hashers = ThreadPoolExecutor(2, thread_name_prefix="attest-hash")
         self._measuring = Measuring(Executables(self._hashers, max_bytes=max_executable_bytes), self._scanners)
-        self._looks = ProgramLooks()
+        self.looks = ProgramLooks()
         self._owners = OwnerSearch(self._scanners, own_pid=self._own_pid)
         self._holder_check = HolderCheck(
             self._measuring, self._scanners, own_pid=self._own_pid, patience=Patience(deadline_s)
@@ -390,7 +390,7 @@ class Attestor:
         Raises:
             AttestationError: it runs another program, has ended (``process_vanished``), or can't be inspected any more.
         """
-        return self._looks.look_at(attestation)
+        return self.looks.look_at(attestation)
 
     def has_let_go(self, attestation: Attestation) -> bool:
         """Tell whether a process that executed another program hasn't the socket any more (close-on-exec).
@@ -407,7 +407,7 @@ class Attestor:
         Arguments:
             attestations: one of each execution that has connections; what was kept of others is given up.
         """
-        return self._looks.look_again(attestations)
+        return self.looks.look_again(attestations)
 
     def _find(self, source: Endpoint, destination: Endpoint) -> KernelSocket | None:
         try:

@@ -9,9 +9,14 @@ from __future__ import annotations
 import errno
 import time
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from shared.model.policy.reasons import Reason
 from sidecar.attest.facts import Attestation, AttestationError, Execution
+from sidecar.native.engine import make_proof
+
+if TYPE_CHECKING:
+    from sidecar.native._loop import Proof
 
 # No byte is forwarded on a look that is older.
 MAX_AGE_S = 0.05
@@ -25,6 +30,7 @@ class ProgramLooks:
     def __init__(self) -> None:
         # Up to when the last look counts, the look longest ago first. What is forgotten lets go of its descriptor.
         self._fresh: dict[Execution, float] = {}
+        self._proofs: dict[Execution, Proof] = {}
 
     def look_at(self, attestation: Attestation) -> float:
         """Look at a process, unless the last look is fresh; return up to when it counts (``time.monotonic``).
@@ -46,6 +52,27 @@ class ProgramLooks:
         fresh = self._fresh[execution] = now + MAX_AGE_S
         return fresh
 
+    def find_proof(self, execution: Execution) -> Proof:
+        """Return what a mover's thread looks at, as ``look_at`` looks.
+
+        Raises:
+            LookupError: the execution has no memory, which proves nothing.
+        """
+        proof = self._proofs.get(execution)
+        if proof is None:
+            memory = execution.memory
+            if memory is None:
+                raise LookupError("nothing tells whether this execution goes on")
+            proof = self._proofs[execution] = make_proof(
+                memory,
+                maps=memory.maps,
+                directory=memory.directory,
+                device=execution.device,
+                inode=execution.file,
+                max_age_s=MAX_AGE_S,
+            )
+        return proof
+
     def look_again(self, attestations: Sequence[Attestation]) -> Iterator[tuple[Attestation, AttestationError]]:
         """Look at each process, those first that were looked at longest ago, as far as the time for one pass allows.
 
@@ -54,6 +81,7 @@ class ProgramLooks:
         """
         current = {each.execution: each for each in attestations}
         known = self._fresh = {each: fresh for each, fresh in self._fresh.items() if each in current}
+        self._proofs = {each: proof for each, proof in self._proofs.items() if each in current}
         now, has_looked = time.monotonic(), False
         deadline = now + _MAX_PASS_S
         for execution in [*(each for each in current if each not in known), *known]:

@@ -34,9 +34,10 @@ from sidecar.tunnel.frames import CONNECTION_ID_BYTES
 
 if TYPE_CHECKING:
     from shared.model.identity.loaded_code import LoadedCode
-    from sidecar.attest.facts import Attestation
+    from sidecar.attest.facts import Attestation, Execution
     from sidecar.mesh.foreign_trust import ForeignRoots
     from sidecar.mesh.trust import Trust
+    from sidecar.native._loop import Proof
     from sidecar.pump.ends import PumpEnd
     from sidecar.pump.guard import Guard
 
@@ -91,8 +92,19 @@ class Code(Protocol):
         """Return it, if it is this record's turn to say so; never waits."""
 
 
+class ProofFinder(Protocol):
+    """Knows what a mover's thread looks at."""
+
+    def find_proof(self, execution: Execution) -> Proof:
+        """Return it, or raise a ``LookupError``."""
+
+
 class Looker(Protocol):
     """Looks at attested programs again."""
+
+    @property
+    def looks(self) -> ProofFinder:
+        """What a mover's thread looks at instead."""
 
     def look_at(self, attestation: Attestation) -> float:
         """Return up to when it counts that the program is the attested one; an ``AttestationError`` when it isn't."""
@@ -365,6 +377,17 @@ class Connection:
                 self.lose_proof(error.reason, error.message)
         return not self.is_revoked
 
+    def find_proof(self) -> Proof | None:
+        """Return what a mover's thread looks at in place of ``look_again``.
+
+        Raises:
+            LookupError: it couldn't.
+        """
+        attestation = self.parties.attestation
+        if attestation is None or self.fresh_until == math.inf:
+            return None
+        return self._carrier.attestor.looks.find_proof(attestation.execution)
+
     def be_orphaned(self) -> None:
         """The attested process has ended, or let the socket go: the next search for holders says who goes on."""
         if not self.is_orphaned:
@@ -412,6 +435,8 @@ class Connection:
         """Remember which program opened this connection."""
         self.parties.note_attestation(attestation)
         self.fresh_until = time.monotonic() + MAX_AGE_S
+        if self._pump is not None:
+            self._pump.guard_by(self)
         self.watch_program()
 
     def watch_program(self) -> None:
@@ -419,6 +444,8 @@ class Connection:
         if self.fresh_until == math.inf and not self.is_orphaned and self.parties.attestation is not None:
             # A listener's, until it is known who accepts: it is looked at before the first byte as well.
             self.fresh_until = time.monotonic() + MAX_AGE_S
+            if self._pump is not None:
+                self._pump.guard_by(self)
         self._carrier.connections.watch(self)
 
     def note_pump(self, pump: Pump, transport: Transport) -> None:

@@ -105,6 +105,9 @@ class Loop:
             result: of SSL_read where that failed, with ``errno``; else 1.
         """
 
+    def functions(self) -> tuple[int, int, int, int]:
+        """Return the addresses."""
+
     def forward(self, source: int, sink: int, /) -> tuple[int, int, bytes | None, int, int]:
         """Read ``source`` and write to ``sink``.
 
@@ -113,4 +116,86 @@ class Loop:
             written: bytes that ``sink`` has taken.
             rest: what it didn't.
             broken: errno of ``sink``; else 0.
+        """
+
+@final
+class Proof:
+    """That a process still runs what was attested: looked at again by the mover's thread once the last look is old.
+
+    Arguments:
+        memory: who owns the descriptors.
+        maps, directory: open ``/proc/<pid>/maps`` and ``/proc/<pid>``.
+        device, inode: of the executable.
+        max_age_ns: for so long a look counts.
+    """
+
+    def __new__(
+        cls, memory: object, maps: int, directory: int, device: int, inode: int, max_age_ns: int, /
+    ) -> Proof: ...
+
+@final
+class Mover:
+    """A thread that moves the bytes of connections that are lent to it. Everything is called by one thread.
+
+    Arguments:
+        read, write, get_error, clear: as of ``Loop``.
+        take_error: ``ERR_get_error``.
+
+    Raises:
+        OSError: no thread, or no descriptor.
+    """
+
+    def __new__(cls, read: int, write: int, get_error: int, clear: int, take_error: int, /) -> Mover: ...
+    def allow(self, duration_ns: int, /) -> None:
+        """Let the thread move bytes for so long from now; after that everything comes back when it could be moved."""
+
+    def lend(
+        self, tls: int, application: int, tunnel: int, epoch: int, send_room: int, receive_room: int,
+        proof: Proof | None, /,
+    ) -> int:  # fmt: skip
+        """Have the thread do for both directions what ``Loop.send`` and ``Loop.receive`` do; return the stay's number.
+
+        Until ``recall`` nobody else may use the sockets and the TLS object, which stay open.
+
+        Arguments:
+            proof: is looked at before each budget; None: nothing is.
+
+        Raises:
+            OSError: the kernel doesn't wait for one more, or there is no memory.
+        """
+
+    def recall(
+        self, number: int, /
+    ) -> tuple[
+        int, int, int, int,
+        tuple[int, list[bytes] | None, int, int, int] | None,
+        tuple[bytes | None, bytes | None, int, int, int, int] | None,
+    ]:  # fmt: skip
+        """End a stay, at the latest after the budget that is being moved.
+
+        Returns:
+            taken, send_used: bytes from the application, and of this end's key.
+            written, receive_used: bytes that the application has taken, and of the peer's key.
+            upward: if that direction ended the stay, as of ``Loop.send``: status, rest, result, errno, OpenSSL's error.
+            downward: likewise, as of ``Loop.receive``: rest, left, broken, result, errno, OpenSSL's error.
+
+        Raises:
+            MemoryError: bytes are lost.
+            ValueError: no such stay.
+        """
+
+    def counts(self, number: int, /) -> tuple[int, int]:
+        """Return the bytes taken and written so far; waits for the budget that is being moved."""
+
+    def collect(self) -> list[int]:
+        """Return which connections have come back by themselves since the last call; each one is to be recalled."""
+
+    def fileno(self) -> int:
+        """Return a descriptor that can be read when there are some."""
+
+    def stop(self) -> None:
+        """End the thread; what is lent moves no more, and can be recalled.
+
+        Raises:
+            OSError: it doesn't end.
         """

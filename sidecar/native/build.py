@@ -1,4 +1,4 @@
-"""Compiles ``loop.c`` and ``look.c``, one extension: ``python -m sidecar.native.build``. Runs on a bare Python.
+"""Compiles ``loop.c`` and what is beside it, one extension: ``python -m sidecar.native.build``. Runs on a bare Python.
 
 Belongs here: finding compiler and headers, flags, what is current already. Doesn't: using the result (``engine.py``).
 Nothing is compiled while the sidecar runs: ``make setup``, the image's build stage and the wheel's build call this.
@@ -19,7 +19,9 @@ from typing import Final
 
 FOLDER: Final = Path(__file__).parent
 SOURCE: Final = FOLDER / "loop.c"
-LOOK: Final = FOLDER / "look.c"
+# Compiled with it into one extension, and what they include.
+OTHERS: Final = tuple(FOLDER / name for name in ("look.c", "mover.c", "mover_type.c", "moves.c"))
+HEADERS: Final = tuple(FOLDER / name for name in ("loop.h", "mover.h", "moves.h"))
 NAME: Final = "_loop.abi3.so"
 _FLAGS: Final = (
     "-std=c11", "-D_GNU_SOURCE", "-O2", "-fPIC", "-shared", "-fvisibility=hidden", "-fstack-protector-strong",
@@ -52,7 +54,7 @@ def find_compiler() -> list[str]:
 
 
 def build(folder: Path = FOLDER, *, flags: Sequence[str] = ()) -> Path:
-    """Compile both into ``folder``, unless what is there was made from these sources with these flags.
+    """Compile all into ``folder``, unless what is there was made from these sources with these flags.
 
     Raises:
         BuildError: it can't be compiled.
@@ -66,8 +68,8 @@ def build(folder: Path = FOLDER, *, flags: Sequence[str] = ()) -> Path:
     made = target.with_suffix(f".{os.getpid()}")
     include = sysconfig.get_path("include")
     command = [
-        *compiler, *_FLAGS, *flags, f'-DSOURCE_DIGEST="{name}"', f"-I{include}", f"-ffile-prefix-map={FOLDER}=.",
-        str(SOURCE), str(LOOK), "-o", str(made),
+        *compiler, *_FLAGS, *flags, f'-DSOURCE_DIGEST="{name}"', f"-I{include}", f"-I{FOLDER}",
+        f"-ffile-prefix-map={FOLDER}=.", *map(str, (SOURCE, *OTHERS)), "-pthread", "-o", str(made),
     ]  # fmt: skip
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S)
@@ -82,7 +84,8 @@ def build(folder: Path = FOLDER, *, flags: Sequence[str] = ()) -> Path:
 
 def digest(flags: Sequence[str] = ()) -> str:
     """Return what names these sources and these flags in what is built from them."""
-    made_of = [SOURCE.read_bytes(), LOOK.read_bytes(), *(flag.encode() for flag in (*_FLAGS, *flags))]
+    made_of = [each.read_bytes() for each in (SOURCE, *OTHERS, *HEADERS)]
+    made_of += [flag.encode() for flag in (*_FLAGS, *flags)]
     return hashlib.sha256(b"\0".join(made_of)).hexdigest()
 
 

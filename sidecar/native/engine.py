@@ -17,7 +17,7 @@ from cryptography.hazmat.bindings._rust import _openssl
 from shared.model.errors import InputError
 
 if TYPE_CHECKING:
-    from sidecar.native._loop import Loop
+    from sidecar.native._loop import Loop, Mover, Proof
 
 # In the order of Loop's arguments; all four are in cryptography's bindings, which pyOpenSSL uses, too.
 _FUNCTIONS: Final = ("SSL_read", "SSL_write", "SSL_get_error", "ERR_clear_error")
@@ -60,6 +60,25 @@ def load() -> Loop | None:
     ffi, lib = _openssl.ffi, _openssl.lib
     read, write, get_error, clear = (int(ffi.cast("uintptr_t", ffi.addressof(lib, name))) for name in _FUNCTIONS)
     return Loop(read, write, get_error, clear)
+
+
+def start_mover(loop: Loop) -> Mover:
+    """Start a thread that calls the same functions as this loop.
+
+    Raises:
+        OSError: there is no room for a thread, or no descriptor is left.
+    """
+    from sidecar.native._loop import Mover
+
+    ffi, lib = _openssl.ffi, _openssl.lib
+    return Mover(*loop.functions(), int(ffi.cast("uintptr_t", ffi.addressof(lib, "ERR_get_error"))))
+
+
+def make_proof(memory: object, *, maps: int, directory: int, device: int, inode: int, max_age_s: float) -> Proof:
+    """Return what a mover's thread looks at before it moves bytes; ``_loop.pyi`` describes it."""
+    from sidecar.native._loop import Proof
+
+    return Proof(memory, maps, directory, device, inode, int(max_age_s * 1e9))
 
 
 @cache

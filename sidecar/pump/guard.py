@@ -7,7 +7,10 @@ program has changed (``sidecar/connection/connection.py``).
 from __future__ import annotations
 
 import math
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
+
+if TYPE_CHECKING:
+    from sidecar.native._loop import Proof
 
 
 class Guard(Protocol):
@@ -20,6 +23,15 @@ class Guard(Protocol):
     def look_again(self) -> bool:
         """Look at the program; false when the connection was closed for what was seen. Never waits."""
 
+    def find_proof(self) -> Proof | None:
+        """Return what another thread looks at instead, for as long as this guard goes by it; None: nothing has to be.
+
+        Where a look there isn't plainly what it should be, this guard is asked.
+
+        Raises:
+            LookupError: it couldn't look.
+        """
+
 
 class _Unguarded:
     fresh_until = math.inf
@@ -27,6 +39,9 @@ class _Unguarded:
     def look_again(self) -> bool:
         """Nothing is looked at."""
         return True
+
+    def find_proof(self) -> None:
+        """Nothing is looked at."""
 
 
 UNGUARDED: Final[Guard] = _Unguarded()

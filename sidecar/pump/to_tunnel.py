@@ -27,6 +27,7 @@ _DATA = int(FrameType.DATA)
 _END = int(FrameType.END)
 # Looked up for every read: a global is found sooner than an enumeration's member.
 _CARRIED_ALL: Final = Carried.OPEN
+_OPEN: Final = Flow.OPEN
 _pack_header = HEADER.pack_into
 
 
@@ -36,15 +37,16 @@ class ToTunnel:
     Attributes:
         flow: what this direction is doing.
         sent: bytes from the application that were handed to the tunnel.
+        native: the tunnel, if the compiled loop moves its DATA.
         is_broken: writing to the application has failed. That error is told once: an end that is read is none.
         early: what the initiator has sent before it knew the answer to OPEN; at most ``MAX_EARLY_BYTES``.
     """
 
-    __slots__ = ("_is_bulk", "_is_copying", "_native", "_tunnel", "early", "flow", "is_broken", "sent")
+    __slots__ = ("_is_bulk", "_is_copying", "_tunnel", "early", "flow", "is_broken", "native", "sent")
 
     def __init__(self, tunnel: Tunnel) -> None:
         self._tunnel = tunnel
-        self._native = tunnel if isinstance(tunnel, NativeTunnel) else None
+        self.native = tunnel if isinstance(tunnel, NativeTunnel) else None
         self._is_bulk = False
         self._is_copying = False
         self.is_broken = False
@@ -118,7 +120,7 @@ class ToTunnel:
             OSError: the application's connection broke.
         """
         # A short last word shares a record with END, and until the answer comes a copy is kept: neither is the loop's.
-        native = self._native
+        native = self.native
         if native is not None and not self._is_copying and (self._is_bulk or not watch.is_ending) and native.can_carry:
             return self._carry(native, application)
         try:
@@ -159,6 +161,14 @@ class ToTunnel:
         carried, taken = native.carry(application.fileno())
         self.sent += taken
         self._is_bulk = taken >= MAX_PAYLOAD_BYTES
+        return self.note_carried(carried)
+
+    def note_carried(self, carried: Carried) -> Flow:
+        """Go on as a call of the compiled loop ended; return the flow then.
+
+        Raises:
+            OSError: the application's connection broke.
+        """
         if carried is _CARRIED_ALL:
             return self.flow
         if carried is Carried.BROKEN or (carried is Carried.ENDED and self.is_broken):
@@ -167,6 +177,11 @@ class ToTunnel:
             return self._end()
         self.flow = change_flow(self.flow, Flow.BLOCKED)
         return self.flow
+
+    @property
+    def is_lendable(self) -> bool:
+        """Whether everything read is written and no copy is kept."""
+        return self.flow is _OPEN and not self._is_copying and not self.is_broken
 
     def unblock(self) -> bool:
         """Go on where the tunnel takes DATA and the copy isn't full; whether this opened the flow again."""

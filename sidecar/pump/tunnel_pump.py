@@ -28,7 +28,7 @@ from sidecar.sockets.ending import DELIVERY_DEADLINE_S, count_undelivered
 from sidecar.sockets.polling import Callback, Watch
 from sidecar.tls.role import Role
 from sidecar.tunnel.frames import MAX_PAYLOAD_BYTES, FrameType, Opening, decode_refusal, encode_reason
-from sidecar.tunnel.native_tunnel import NativeTunnel
+from sidecar.tunnel.native_tunnel import Carried, Lendable, NativeTunnel
 from sidecar.tunnel.tunnel import Loss, Tunnel
 
 _OPEN: Final = Flow.OPEN  # Looked up for every read.
@@ -87,12 +87,20 @@ class TunnelPump:
     @property
     def sent(self) -> int:
         """Bytes from source to destination: the initiator's application is the source."""
-        return self._outgoing.sent if self._is_initiator else self._incoming.received
+        return self._count_taken() if self._is_initiator else self._count_passed()
 
     @property
     def received(self) -> int:
         """Bytes from destination to source."""
-        return self._incoming.received if self._is_initiator else self._outgoing.sent
+        return self._count_passed() if self._is_initiator else self._count_taken()
+
+    def _count_taken(self) -> int:
+        native = self._outgoing.native
+        return self._outgoing.sent + (0 if native is None else native.count_lent()[0])
+
+    def _count_passed(self) -> int:
+        native = self._outgoing.native
+        return self._incoming.received + (0 if native is None else native.count_lent()[1])
 
     # ---- beginnings -----------------------------------------------------------------------------------------------
 
@@ -171,15 +179,21 @@ class TunnelPump:
         return self._tunnel.peer
 
     def guard_by(self, guard: Guard) -> None:
-        """Ask this guard before bytes are forwarded, in either direction."""
+        """Ask this guard before bytes are forwarded, in either direction; again when what it goes by is another."""
+        self._take_back()
         self._guard = guard
 
     def abort(self, ending: Ending, reason: Reason | None = None) -> None:
         """End both ends by reset: policy changed, or this sidecar stops; the peer is told the reason."""
+        self._take_back()
         if not self.finished.done():
             self._incoming.rest.clear()
             self._tunnel.reset(reason)
             self._finish(ending)
+
+    def _take_back(self) -> None:
+        if self._outgoing.native is not None:
+            self._outgoing.native.take_back()
 
     def _take_application(self, application: socket.socket) -> None:
         self._application = application
@@ -208,6 +222,37 @@ class TunnelPump:
             return
         if flow is not _OPEN:
             watch.stop_reading()
+            self._check_finished()
+        elif self._outgoing.native is not None:
+            self._outgoing.native.note_steady()
+
+    def find_lendable(self) -> Lendable | None:
+        """Return what a mover needs, while both directions are open and nothing waits."""
+        application, watch = self._application, self._watch
+        if application is None or watch is None or watch.is_held or not self._outgoing.is_lendable:
+            return None
+        if self._incoming.flow is not _OPEN or self.find_sink() < 0:
+            return None
+        try:
+            return Lendable(application.fileno(), watch, self._guard.find_proof())
+        except LookupError:
+            return None
+
+    def on_returned(self, taken: int, passed: int) -> None:
+        """Count what a mover has moved."""
+        self._outgoing.sent += taken
+        self._incoming.received += passed
+
+    def on_carried(self, carried: Carried) -> None:
+        """Go on as the mover's last read ended."""
+        try:
+            flow = self._outgoing.note_carried(carried)
+        except OSError:
+            self._reset_by_application()
+            return
+        if flow is not _OPEN:
+            if self._watch is not None:
+                self._watch.stop_reading()
             self._check_finished()
 
     def on_drained(self) -> None:
@@ -416,6 +461,7 @@ class TunnelPump:
     def _finish(
         self, ending: Ending, *, is_retry_allowed: bool = False, is_unanswered: bool = False, detail: str = ""
     ) -> None:
+        self._take_back()
         if self.finished.done():
             return
         self._stop_answer_timer()

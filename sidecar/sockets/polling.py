@@ -80,7 +80,9 @@ class Watch:
         is_ending: as of the event that is being handled: no bytes come after those that the kernel already holds.
     """
 
-    __slots__ = ("_fd", "_held", "_mask", "_on_held", "_on_readable", "_on_writable", "_poller", "is_ending")
+    __slots__ = (
+        "_fd", "_held", "_is_lent", "_mask", "_on_held", "_on_readable", "_on_writable", "_poller", "is_ending",
+    )  # fmt: skip
 
     def __init__(self, poller: Poller, fd: int) -> None:
         self._poller = poller
@@ -91,6 +93,7 @@ class Watch:
         # While reads are held: whom to tell that the socket can be read, and who would read it.
         self._on_held: Callback | None = None
         self._held: Callback | None = None
+        self._is_lent = False
         self.is_ending = False
 
     def hold_reading(self, callback: Callback) -> None:
@@ -140,6 +143,30 @@ class Watch:
         """Call back no more; as ``stop_reading``."""
         self._on_writable = None
 
+    @property
+    def is_held(self) -> bool:
+        """Whether reads are held."""
+        return self._on_held is not None
+
+    def lend(self) -> None:
+        """Wait for nothing until ``regain``: another thread waits for this socket, which stays open until then."""
+        self._is_lent = True
+        # An event that was reported already isn't this one's any more.
+        del self._poller._watches[self._fd]
+        with suppress(OSError):
+            self._poller._epoll.unregister(self._fd)
+        self._mask = 0
+
+    def regain(self) -> None:
+        """Wait again for what was waited for."""
+        if not self._is_lent:
+            return
+        self._is_lent = False
+        self._poller._watches[self._fd] = self
+        wanted = (_READ if self._on_readable is not None else 0) | (_WRITE if self._on_writable is not None else 0)
+        if wanted:
+            self._wait_for(wanted)
+
     async def wait_readable(self) -> None:
         """Wait until the socket can be read; it may turn out that it can't. The caller sets the deadline."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -167,6 +194,7 @@ class Watch:
     def close(self) -> None:
         """Forget the socket. Closing it takes it out of epoll; should it live on, its next event does."""
         self._on_readable = self._on_writable = self._held = self._on_held = None
+        self._is_lent = False
         watches = self._poller._watches
         if watches.get(self._fd) is self:
             del watches[self._fd]

@@ -82,6 +82,14 @@ class Records:
         return SSL.Error(f"OpenSSL returned {result} and no error")
 
 
+def name_error(queued: int) -> SSL.Error:
+    """Return an error of OpenSSL's queue that another thread has taken out of it, as pyOpenSSL tells it."""
+    texts = (_lib.ERR_lib_error_string(queued), _ffi.NULL, _lib.ERR_reason_error_string(queued))
+    return SSL.Error(
+        [tuple("" if text == _ffi.NULL else _ffi.string(text).decode("utf-8", "replace") for text in texts)]
+    )
+
+
 class Buffer:
     """A buffer that OpenSSL reads into: its bytes, and where they are.
 

@@ -1,4 +1,4 @@
-"""Both engines are measured, and compared round by round."""
+"""All three ways are measured, and compared round by round."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from bench.engines import main
 from sidecar.native.engine import Wanted, choose, load
 
 
-def test_both_engines_are_measured(capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_three_ways_are_measured(capsys: pytest.CaptureFixture[str]) -> None:
     if load() is None:
         pytest.skip("the native engine isn't built: it takes a C compiler and Python's headers")
     before = choose(Wanted.AUTO)
@@ -17,5 +17,5 @@ def test_both_engines_are_measured(capsys: pytest.CaptureFixture[str]) -> None:
     finally:
         choose(before)
     printed = capsys.readouterr().out
-    for line in ("bulk      native", "bulk      python", "requests  native / python: "):
+    for line in ("bulk      loop", "bulk      python", "bulk      thread", "requests  thread / loop: "):
         assert line in printed

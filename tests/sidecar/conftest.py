@@ -7,11 +7,16 @@ from collections.abc import Iterator
 import pytest
 
 from sidecar.native.engine import Wanted, choose, load
+from sidecar.tunnel import native_tunnel
 
 
 @pytest.fixture(params=["native", "python"])
-def engine(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Run a test with each engine that moves bytes: ``@pytest.mark.usefixtures("engine")``."""
+def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Run a test with each engine that moves bytes: ``@pytest.mark.usefixtures("engine")``.
+
+    The native one lends a turn to its thread as soon as it may.
+    """
+    monkeypatch.setattr(native_tunnel, "STEADY_CALLS", 1)
     wanted = Wanted(request.param)
     if wanted is Wanted.NATIVE and load() is None:
         pytest.skip("the native engine isn't built: it takes a C compiler and Python's headers")

@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -35,6 +35,7 @@ from sidecar.connection.registry import LiveConnections
 from sidecar.credential.credential import Credential
 from sidecar.inbound import carry_plaintext, serve_tunnel
 from sidecar.loaded.looks import CodeLooks
+from sidecar.native.engine import make_proof
 from sidecar.outbound import carry_outbound
 from sidecar.parts import Limits, Sidecar
 from sidecar.routing.route import Router
@@ -45,6 +46,9 @@ from sidecar.tunnel.dial_failures import DialFailures
 from sidecar.tunnel.pool import TunnelPool
 from sidecar.tunnel.trace import FrameTrace
 from tests.sidecar.little_ca import TRUST_DOMAIN, Authority, make_authority, sign_leaf
+
+if TYPE_CHECKING:
+    from sidecar.native._loop import Proof
 
 CLIENT_PROGRAM = Program(digest="a" * 64)
 SERVER_PROGRAM = Program(digest="b" * 64)
@@ -92,6 +96,29 @@ def identify(workload: Workload, program: Program | None = None) -> Identity:
     return Identity(trust_domain=TRUST_DOMAIN, workload=workload, kind=kind, program=program)
 
 
+class FakeLooks:
+    """What a mover's thread looks at: this process's executable, and a file in place of its memory."""
+
+    def __init__(self) -> None:
+        self.maps = os.memfd_create("maps")
+        self.directory = os.open("/proc/self", os.O_PATH | os.O_DIRECTORY)
+        os.write(self.maps, b"0")
+
+    def __del__(self) -> None:
+        os.close(self.maps)
+        os.close(self.directory)
+
+    def find_proof(self, execution: Execution) -> Proof:
+        status = os.stat("/proc/self/exe")
+        return make_proof(
+            self, maps=self.maps, directory=self.directory, device=status.st_dev, inode=status.st_ino, max_age_s=0.0
+        )
+
+    def end(self) -> None:
+        """From now on it isn't what was attested."""
+        os.ftruncate(self.maps, 0)
+
+
 @dataclass(kw_only=True)
 class FakeAttestor:
     """Attests whatever it is told; nobody listens on the ports that are ``silent``."""
@@ -112,6 +139,12 @@ class FakeAttestor:
     has_let_socket_go: bool = False
     given: AttestationError | None = None
     is_given_dialled: bool = True
+    looks: FakeLooks = field(default_factory=FakeLooks)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        super().__setattr__(name, value)
+        if name == "changed" and value is not None:
+            self.looks.end()
 
     def _attestation(self) -> Attestation:
         if self.program is None:

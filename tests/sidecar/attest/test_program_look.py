@@ -7,6 +7,7 @@ import gc
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +20,9 @@ from sidecar.attest.facts import Attestation, AttestationError
 from sidecar.attest.measure import Measuring
 from sidecar.attest.process import Process
 from sidecar.attest.program_look import ProgramLooks
+from sidecar.native.engine import load
 from tests.sidecar.attest.processes import PYTHON, WAIT, hear, running, tell
+from tests.sidecar.native.scripted_tls import ScriptedTls
 
 _SAME_FILE = f"os.execv({PYTHON!r}, [{PYTHON!r}, '-c', 'print(1, flush=True); input()'])\n"
 _ANOTHER_FILE = "os.execv('/bin/sh', ['sh', '-c', 'echo 1; read x'])\n"
@@ -124,6 +127,31 @@ async def test_an_exec_of_another_thread_after_the_first_one_has_ended_is_seen(
         tell(child)
         assert hear(child) == "2"
         assert look_at(attestation) == seen
+
+
+@pytest.mark.parametrize("then", [_SAME_FILE, _ANOTHER_FILE], ids=["the same file", "another file"])
+@pytest.mark.skipif(load() is None, reason="the native engine isn't built")
+async def test_a_movers_thread_sees_an_exec_by_its_own_look(then: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tests.sidecar.native.test_mover import Stay
+
+    monkeypatch.setattr(program_look, "MAX_AGE_S", 0.0)
+    looks, stay = ProgramLooks(), Stay(ScriptedTls())
+    with closing(stay), running("import os, sys\n" + WAIT + then) as child:
+        attestation = await attest(child.pid)
+        proof = looks.find_proof(attestation.execution)
+        assert looks.find_proof(attestation.execution) is proof
+        stay.app.send(b"question")
+        number = stay.lend(proof, room=5)
+        assert stay.wait() == [number]
+        assert stay.mover.recall(number)[0] == len(b"question")
+        tell(child)
+        assert hear(child) == "1"
+        stay.app.send(b"question")
+        number = stay.lend(proof)
+        assert stay.wait() == [number]
+        assert stay.mover.recall(number) == (0, 0, 0, 0, None, None)
+        assert list(looks.look_again([])) == []
+        assert looks.find_proof(attestation.execution) is not proof
 
 
 async def test_descriptors_go_with_the_last_connection_of_the_process() -> None:

@@ -36,6 +36,9 @@ class Watchman:
             self.pump.abort(Ending.POLICY_CHANGED)
         return self.is_good
 
+    def find_proof(self) -> None:
+        raise LookupError("only this guard looks")
+
 
 def test_unguarded_is_always_fresh() -> None:
     assert UNGUARDED.fresh_until > time.monotonic()

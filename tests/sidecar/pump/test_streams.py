@@ -16,6 +16,7 @@ from sidecar.parts import Limits
 from sidecar.sockets import dial as dialling
 from sidecar.sockets import ending
 from sidecar.tls.records import Records
+from sidecar.tunnel import native_tunnel
 from tests.sidecar import pair as pairs
 from tests.sidecar.little_ca import until
 from tests.sidecar.native.scripted_tls import ShortRecords
@@ -47,6 +48,7 @@ def shrunk(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> r
     """Give every socket little room, and records the length that the peer may have asked for."""
     fragment, seed = request.param
     rng = random.Random(seed * 100_003 + fragment)
+    monkeypatch.setattr(native_tunnel, "STEADY_CALLS", random.Random(fragment + seed).choice((1, 2, 4)))
     listen, begin, send = pairs._listen, dialling.dial_now, Records.send
     # Two that have given up may each wait for the other one to read, as long as they wait for anyone.
     monkeypatch.setattr(ending, "DELIVERY_DEADLINE_S", 1.0)

@@ -82,11 +82,13 @@ async def opened_turn(request: bytes = b"", *, has_ended: bool = False) -> Async
         await until(lambda: user.pump is not None)
         assert user.pump is not None
         user.pump.accept(destination)
-        yield Turn(near=near, far=far, app=app, server=server, initiator=initiator, responder=user.pump)
-        initiator.abort(Ending.SHUTDOWN)
-        user.pump.abort(Ending.SHUTDOWN)
-        near.close()
-        far.close()
+        try:
+            yield Turn(near=near, far=far, app=app, server=server, initiator=initiator, responder=user.pump)
+        finally:  # Before the sockets are closed, which a mover's thread may have: also where the test fails.
+            initiator.abort(Ending.SHUTDOWN)
+            user.pump.abort(Ending.SHUTDOWN)
+            near.close()
+            far.close()
         await until_closed(near, far)
 
 

@@ -179,3 +179,22 @@ async def test_a_second_watch_that_waits_for_nothing_yet_leaves_nothing_to_spin_
             assert poller.poll_now() == []
             await second.wait_readable()
             assert near.recv(1) == b"x"
+
+
+async def test_a_lent_socket_is_nobodys_here_until_it_is_regained() -> None:
+    near, far = tcp_pair()
+    with near, far, poller_of(asyncio.get_running_loop()).watch(near) as watch:
+        calls: list[bytes] = []
+        watch.start_reading(lambda: calls.append(near.recv(100)))
+        watch.lend()
+        far.send(b"for the other")
+        await settle()
+        assert calls == []
+        watch.regain()
+        await until(lambda: calls == [b"for the other"])
+        watch.lend()
+        watch.close()
+        watch.regain()  # Too late: it is closed.
+        far.send(b"for nobody")
+        await settle()
+        assert len(calls) == 1

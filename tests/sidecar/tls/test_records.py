@@ -3,7 +3,7 @@
 import pytest
 from OpenSSL import SSL
 
-from sidecar.tls.records import Buffer
+from sidecar.tls.records import Buffer, name_error
 from tests.sidecar.little_ca import until
 from tests.sidecar.pair import Mint
 from tests.sidecar.tls.test_handshake import make_tunnels
@@ -46,3 +46,9 @@ async def test_a_send_that_must_wait_says_so() -> None:
     second.close()
     first.close()
     await until(lambda: first.connection.fileno() < 0)  # It waits for what the kernel still holds.
+
+
+def test_an_error_that_another_thread_took_out_of_the_queue_is_named_as_pyopenssl_names_it() -> None:
+    queued = 20 << 23 | 281  # ERR_PACK, include/openssl/err.h: ERR_LIB_SSL, SSL_R_DECRYPTION_FAILED_OR_BAD_RECORD_MAC.
+    assert name_error(queued).args == ([("SSL routines", "", "decryption failed or bad record mac")],)
+    assert name_error(0xFFFFFFF).args == ([("", "", "")],)

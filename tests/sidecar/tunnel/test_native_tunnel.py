@@ -51,6 +51,9 @@ async def test_the_loop_moves_bulk_both_ways_and_no_byte_of_it_goes_through_pyth
         assert by_python == []
         assert turn.initiator.sent == turn.responder.sent == 8 + len(expected)
         assert turn.initiator.received == turn.responder.received == 6 + len(expected)
+        for end in (turn.near, turn.far):  # What a mover has used of the keys is counted when it gives the turn back.
+            assert isinstance(end, NativeTunnel)
+            end.take_back()
         assert (turn.near.sent, turn.near.received) == (turn.far.received, turn.far.sent)
 
 
@@ -66,6 +69,9 @@ async def test_one_look_at_the_program_lets_one_budget_pass_at_most() -> None:
         def look_again(self) -> bool:
             self.passed.append(turn.initiator.sent)
             return True
+
+        def find_proof(self) -> None:
+            raise LookupError("only this guard looks")
 
     async with opened_turn() as turn:
         watchman = Watchman()

@@ -1,0 +1,162 @@
+"""The thread that moves bytes by itself: what it moves, when a connection comes back, who owns it until then."""
+
+from __future__ import annotations
+
+import os
+import select
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from sidecar.native import build
+from sidecar.native.engine import load, make_proof, start_mover
+from tests.sidecar.native.malformed import EPOCH, socket_pair
+from tests.sidecar.native.scripted_tls import TLS, ScriptedTls
+
+if load() is None:
+    pytest.skip("the native engine isn't built: it takes a C compiler and Python's headers", allow_module_level=True)
+
+from sidecar.native import _loop
+
+_ROOM = 1 << 40
+_DEADLINE_S = 60.0
+_SOURCES = [Path(__file__).parent / "mover_fuzz.c", build.FOLDER / "mover.c", build.FOLDER / "moves.c"]
+
+
+class Stay:
+    """One mover with one connection: what the thread has, and the other ends."""
+
+    def __init__(self, tls: ScriptedTls) -> None:
+        self.tls = tls  # The thread calls its functions.
+        self.mover = start_mover(_loop.Loop(*tls.addresses))
+        self.mover.allow(1 << 60)
+        (self.application, self.app), (self.tunnel, self.peer) = socket_pair(1 << 20), socket_pair(1 << 20)
+
+    def lend(self, proof: _loop.Proof | None = None, *, room: int = _ROOM) -> int:
+        return self.mover.lend(TLS, self.application.fileno(), self.tunnel.fileno(), EPOCH, room, _ROOM, proof)
+
+    def wait(self) -> list[int]:
+        """What comes back next."""
+        ready, _, _ = select.select([self.mover], [], [], _DEADLINE_S)
+        assert ready, "nothing came back"
+        return self.mover.collect()
+
+    def close(self) -> None:
+        self.mover.stop()
+        for each in (self.application, self.app, self.tunnel, self.peer):
+            each.close()
+
+
+@pytest.fixture(name="tls")
+def scripted() -> ScriptedTls:
+    return ScriptedTls([b"no frame"])
+
+
+@pytest.fixture(name="stay")
+def one(tls: ScriptedTls) -> Iterator[Stay]:
+    stay = Stay(tls)
+    yield stay
+    stay.close()
+
+
+def test_the_thread_moves_what_comes_and_what_ends_a_stay_comes_back_with_it(stay: Stay, tls: ScriptedTls) -> None:
+    number = stay.lend(room=5)
+    stay.app.send(b"question")
+    assert stay.wait() == [number]  # The key's room is used.
+    taken, send_used, written, receive_used, upward, downward = stay.mover.recall(number)
+    assert upward == (_loop.LIMIT, None, 1, 0, 0)
+    assert (taken, written, receive_used, downward) == (8, 0, 0, None)
+    assert bytes(tls.written).endswith(b"question")
+    assert send_used == len(tls.written) + _loop.OVERHEAD_BYTES
+    with pytest.raises(ValueError, match="isn't lent"):
+        stay.mover.recall(number)
+
+
+def test_what_isnt_a_plain_frame_comes_back_unread(stay: Stay) -> None:
+    number = stay.lend()
+    stay.peer.send(b"a record")
+    assert stay.wait() == [number]
+    _, _, written, _, upward, downward = stay.mover.recall(number)
+    assert (written, upward, downward) == (0, None, (None, b"no frame", 0, 1, 0, 0))
+
+
+def test_an_end_comes_back_before_its_last_bytes_are_read(stay: Stay) -> None:
+    stay.app.send(b"last words")
+    stay.app.shutdown(socket.SHUT_WR)
+    number = stay.lend()
+    assert stay.wait() == [number]
+    assert stay.mover.recall(number) == (0, 0, 0, 0, None, None)
+    assert stay.application.recv(100) == b"last words"
+
+
+def test_nothing_passes_once_the_program_isnt_plainly_the_attested_one(stay: Stay) -> None:
+    here = os.stat("/proc/self/exe")
+    memory = os.memfd_create("maps")
+    directory = os.open("/proc/self", os.O_PATH)
+    try:
+        proofs = {
+            name: make_proof(None, maps=memory, directory=directory, device=here.st_dev, inode=inode, max_age_s=0)
+            for name, inode in (("right", here.st_ino), ("another file", here.st_ino + 1))
+        }
+        os.write(memory, b"0")
+        number = stay.lend(proofs["another file"])
+        stay.app.send(b"question")
+        assert stay.wait() == [number]
+        assert stay.mover.recall(number) == (0, 0, 0, 0, None, None)
+        number = stay.lend(proofs["right"], room=5)
+        assert stay.wait() == [number]
+        assert stay.mover.recall(number)[0] == 8
+        os.ftruncate(memory, 0)
+        number = stay.lend(proofs["right"])
+        stay.app.send(b"question")
+        assert stay.wait() == [number]
+        assert stay.mover.recall(number) == (0, 0, 0, 0, None, None)
+    finally:
+        os.close(memory)
+        os.close(directory)
+
+
+def test_nothing_passes_while_who_lends_doesnt_say_that_it_lives(stay: Stay) -> None:
+    stay.mover.allow(0)
+    number = stay.lend()
+    stay.app.send(b"question")
+    assert stay.wait() == [number]
+    assert stay.mover.recall(number) == (0, 0, 0, 0, None, None)
+    stay.mover.allow(1 << 60)
+    number = stay.lend(room=5)
+    assert stay.wait() == [number]
+    assert stay.mover.recall(number)[0] == len(b"question")
+
+
+def test_what_is_recalled_isnt_touched_any_more_nor_what_is_lent_once_the_thread_has_ended(stay: Stay) -> None:
+    stay.mover.recall(stay.lend())
+    stay.app.send(b"question")
+    stay.mover.stop()
+    with pytest.raises(OSError):
+        stay.lend()
+    assert stay.application.recv(100) == b"question"
+    assert stay.mover.collect() == []
+
+
+def test_a_descriptor_that_epoll_doesnt_take_isnt_lent(stay: Stay, tmp_path: Path) -> None:
+    with (tmp_path / "file").open("wb") as file, pytest.raises(PermissionError):
+        stay.mover.lend(TLS, stay.application.fileno(), file.fileno(), EPOCH, _ROOM, _ROOM, None)
+    assert stay.mover.counts(stay.lend()) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [("-fsanitize=thread",), ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-DOF_THREAD=")],
+    ids=["threads", "memory"],
+)
+@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
+def test_lending_and_recalling_at_random_loses_no_byte_and_is_no_race(flags: Sequence[str], tmp_path: Path) -> None:
+    made = tmp_path / "fuzz"
+    command = ["cc", "-std=c11", "-D_GNU_SOURCE", "-g", "-O1", *flags, f"-I{build.FOLDER}", *map(str, _SOURCES)]
+    subprocess.run([*command, "-pthread", "-o", str(made)], check=True, timeout=300)
+    done = subprocess.run([made], capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-4000:]

@@ -1,0 +1,166 @@
+"""Turns that a thread moves: when they are lent, that they need no event loop then, and how they come back."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import gc
+import weakref
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from shared.model.policy.decision import Ending
+from sidecar.native.engine import load
+from sidecar.tunnel import lending as lending_module
+from sidecar.tunnel import native_tunnel
+from sidecar.tunnel.lending import lending_of
+from sidecar.tunnel.native_tunnel import STEADY_CALLS, NativeTunnel
+from tests.sidecar.little_ca import until
+from tests.sidecar.pump.test_tunnel_pump import Turn, opened_turn
+
+_native = load()
+if _native is None:
+    pytest.skip("the native engine isn't built: it takes a C compiler and Python's headers", allow_module_level=True)
+
+
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing comes back because a busy machine keeps the event loop waiting, or a test does."""
+    monkeypatch.setattr(lending_module, "_ALLOWED_NS", 1 << 60)
+
+
+async def exchange(turn: Turn) -> None:
+    """One request and its answer."""
+    loop = asyncio.get_running_loop()
+    turn.app.send(b"question")
+    assert await loop.sock_recv(turn.server, 100) == b"question"
+    turn.server.send(b"answer")
+    assert await loop.sock_recv(turn.app, 100) == b"answer"
+
+
+def is_lent(turn: Turn) -> list[bool]:
+    assert isinstance(turn.near, NativeTunnel)
+    assert isinstance(turn.far, NativeTunnel)
+    return [turn.near.is_lent, turn.far.is_lent]
+
+
+@asynccontextmanager
+async def lent_turn() -> AsyncIterator[Turn]:
+    """A turn that both ends have lent."""
+    async with opened_turn(b"first") as turn:
+        assert await asyncio.get_running_loop().sock_recv(turn.server, 100) == b"first"
+        for _ in range(1 + STEADY_CALLS):
+            await exchange(turn)
+        await until(lambda: all(is_lent(turn)))
+        yield turn
+
+
+async def test_a_loop_has_one_thread() -> None:
+    loop = asyncio.get_running_loop()
+    assert _native is not None
+    assert lending_of(loop, _native) is lending_of(loop, _native)
+
+
+def test_its_thread_ends_with_it() -> None:
+    assert _native is not None
+    loop = asyncio.new_event_loop()
+    lending = lending_of(loop, _native)
+    lending.allow(loop)
+    kept = weakref.ref(lending)
+    loop.close()
+    del lending, loop
+    gc.collect()
+    assert kept() is None
+
+
+async def test_a_turn_of_one_request_isnt_lent() -> None:
+    async with opened_turn() as turn:
+        await exchange(turn)
+        assert is_lent(turn) == [False, False]
+
+
+async def test_a_steady_turn_goes_on_while_the_event_loop_does_something_else() -> None:
+    async with lent_turn() as turn:
+        for each in (turn.app, turn.server):
+            each.settimeout(60)
+        before = turn.initiator.sent, turn.initiator.received
+        for _ in range(100):  # Nothing here gives the loop a turn.
+            turn.app.send(b"question")
+            assert turn.server.recv(100) == b"question"
+            turn.server.send(b"answer")
+            assert turn.app.recv(100) == b"answer"
+        assert is_lent(turn) == [True, True]
+        assert (turn.initiator.sent, turn.initiator.received) == (before[0] + 800, before[1] + 600)
+        assert (turn.responder.sent, turn.responder.received) == (before[0] + 800, before[1] + 600)
+
+
+async def test_an_event_loop_says_that_it_lives_while_anything_is_lent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lending_module, "_PERIOD_S", 0.0)
+    loop = asyncio.get_running_loop()
+    assert _native is not None
+    lending = lending_of(loop, _native)
+    async with lent_turn() as turn:
+        for _ in range(3):
+            lending.mover.allow(0)  # Until the loop says it again.
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            await exchange(turn)
+        assert lending._is_timed
+    await until(lambda: not lending._is_timed)
+
+
+async def test_its_end_is_passed_on_behind_the_last_byte_and_the_tunnel_is_used_again() -> None:
+    loop = asyncio.get_running_loop()
+    async with lent_turn() as turn:
+        for each, other in ((turn.app, turn.server), (turn.server, turn.app)):
+            each.send(b"last")
+            each.shutdown(1)
+            assert await loop.sock_recv(other, 100) == b"last"
+            assert await loop.sock_recv(other, 100) == b""
+        ends = [await asyncio.wait_for(pump.finished, 60) for pump in (turn.initiator, turn.responder)]
+        assert [end.ending for end in ends] == [Ending.FINISHED, Ending.FINISHED]
+        assert turn.initiator.sent == turn.responder.sent == 5 + (1 + STEADY_CALLS) * 8 + 4
+        assert turn.near.sent == turn.far.received
+        assert turn.near.is_reusable
+
+
+async def test_an_abort_takes_it_back_first() -> None:
+    async with lent_turn() as turn:
+        turn.initiator.abort(Ending.POLICY_CHANGED)
+        assert is_lent(turn)[0] is False
+        end = await asyncio.wait_for(turn.responder.finished, 60)
+        assert end.ending in (Ending.RESET_BY_SOURCE, Ending.PEER_LOST)
+
+
+async def test_an_error_of_tls_in_the_thread_is_told_by_its_name() -> None:
+    async with lent_turn() as turn:
+        turn.near.connection.send(b"\x17\x03\x03\x00\x20" + bytes(32))  # A record of no key.
+        end = await asyncio.wait_for(turn.responder.finished, 60)
+        assert end.ending is Ending.PEER_LOST
+        assert "bad record mac" in end.detail
+
+
+async def test_what_comes_back_is_lent_again_only_after_more_calls() -> None:
+    async with lent_turn() as turn:
+        near = turn.near
+        assert isinstance(near, NativeTunnel)
+        near.take_back()
+        for _ in range(STEADY_CALLS):
+            await exchange(turn)
+        assert not near.is_lent
+        for _ in range(STEADY_CALLS):  # Each is two calls.
+            await exchange(turn)
+        await until(lambda: near.is_lent)
+
+
+async def test_without_a_thread_the_event_loop_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.EMFILE, "no descriptors left")
+
+    monkeypatch.setattr(native_tunnel, "lending_of", fail)
+    async with opened_turn() as turn:
+        for _ in range(3 * STEADY_CALLS):
+            await exchange(turn)
+        assert is_lent(turn) == [False, False]
