@@ -97,7 +97,8 @@ def close_after_delivery(loop: asyncio.AbstractEventLoop, connection: socket.soc
 def count_untaken(connection: socket.socket) -> int:
     """Return how many bytes of those written the peer's kernel hasn't acknowledged, or never will.
 
-    A FIN is none of them: it takes a sequence number after the last byte, so that it's counted while anything is.
+    A FIN is none of them: it takes a sequence number after the last byte, so that it's counted while anything is. An
+    acknowledgement that the peer's kernel still put off when it sent a reset never comes: its bytes count as untaken.
     """
     try:
         packed: bytes = fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, b"\0\0\0\0")

@@ -145,6 +145,8 @@ class DecisionRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         count: how many equal allows this record stands for (aggregates in the CA's copy); else 1.
         issuer: subject of the issuing authority of the peer's certificate; shows a rotation at work.
         service: ``namespace/name:port`` of the Service that was dialled, in egress records; only for CAs of protocol 2.
+        bytes_sent, bytes_received: from source to destination, and back. Where an end was reset, what its kernel had
+            acknowledged by then: the last of what it read may be missing.
         has_started: this is the end of a connection that has a ``start`` record as well, so that one connection can be
             counted once; only for CAs of protocol 2.
         draft: the drafts' verdict, where there are any and all that it needs is known; only for CAs of protocol 2.

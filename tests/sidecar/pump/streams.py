@@ -128,6 +128,8 @@ class Application:
             reading.cancel()
             await asyncio.wait({reading})
             if not self.saw:
+                # A reset acknowledges nothing, and what was read may still be unacknowledged for 40 ms.
+                self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
                 self.taken = len(self.read) + _count_unread(self.connection)
                 reset(self.connection)
                 return
@@ -160,11 +162,14 @@ class Application:
         return True
 
     async def _read(self, script: Script, written: asyncio.Event) -> None:
-        loop, turn = asyncio.get_running_loop(), 0
+        turn = 0
         await written.wait()
         while True:
             try:
-                data = await loop.sock_recv(self.connection, script.chunk)
+                data = self.connection.recv(script.chunk)
+            except BlockingIOError:
+                await _wait_readable(self.connection)
+                continue
             except OSError:
                 self.saw = "reset"
                 return
@@ -174,6 +179,16 @@ class Application:
                 return
             turn += 1
             await asyncio.sleep(script.pauses[turn % len(script.pauses)])
+
+
+async def _wait_readable(connection: socket.socket) -> None:
+    """Wait without reading: ``sock_recv`` loses what it has read when it's cancelled right after."""
+    loop, readable = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(connection, readable.set)
+    try:
+        await readable.wait()
+    finally:
+        loop.remove_reader(connection)
 
 
 def _count_unread(connection: socket.socket) -> int:
