@@ -5,7 +5,26 @@ Cardinality is bounded: labels are our own enumerations, but for workloads in ``
 
 from __future__ import annotations
 
+import math
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+# An alert asks by how much an incident's count has grown. A series that first appears with its first incident has grown by
+# nothing, and nobody would be told: these are served as 0 from the start.
+SECOND_SIDECARS = ("enrol", "enrol_pod", "renew", "resume")
+FAILURES = (
+    "admin",
+    "decisions",
+    "following",
+    "issuance",
+    "mode_notes",
+    "object",
+    "programs_seen",
+    "trust_config",
+    "upkeep",
+    "watch",
+    "webhook_config",
+)
 
 _LATENCY_BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
@@ -58,8 +77,11 @@ class Metrics:
         )
         self.decisions_pruned = Counter("touchmark_ca_decisions_pruned", "Decisions deleted by retention.", registry=r)
         self.store_free_bytes = Gauge(
-            "touchmark_ca_store_free_bytes", "Room on the disk under SQLite's file, and inside it.", registry=r
+            "touchmark_ca_store_free_bytes",
+            "Room on the disk under SQLite's file, and inside it; NaN where that isn't known, as with PostgreSQL.",
+            registry=r,
         )
+        self.store_free_bytes.set(math.nan)  # A 0 would be a full disk.
         self.bundle_sequence = Gauge("touchmark_ca_bundle_sequence", "Sequence of the trust bundle.", registry=r)
         self.rotation_laggards = Gauge(
             "touchmark_ca_rotation_laggards", "Sidecars that a prepared rotation waits for.", registry=r
@@ -108,6 +130,10 @@ class Metrics:
             "touchmark_ca_enrolments_refused", "Pods' sidecars refused.", ["reason"], registry=r
         )
         self.failures = Counter("touchmark_ca_failures", "Failures of the CA itself.", ["where"], registry=r)
+        for how in SECOND_SIDECARS:
+            self.second_sidecars.labels(how=how)
+        for where in FAILURES:
+            self.failures.labels(where=where)
 
     def render(self) -> bytes:
         """Return the Prometheus text format, version 0.0.4."""
