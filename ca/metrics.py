@@ -9,8 +9,8 @@ import math
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-# An alert asks by how much an incident's count has grown. A series that first appears with its first incident has grown by
-# nothing, and nobody would be told: these are served as 0 from the start.
+# An alert asks by how much an incident's count has grown. A series that first appears with its first incident has grown
+# by nothing, and nobody would be told: these are served as 0 from the start.
 SECOND_SIDECARS = ("enrol", "enrol_pod", "renew", "resume")
 FAILURES = (
     "admin",

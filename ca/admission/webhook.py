@@ -5,13 +5,15 @@ Belongs here: the HTTP side, its bounds, and what a failure means. Doesn't: what
 in the API server, by ``manifests/base/webhook.yaml``. There the webhook fails closed, and only pods that asked are
 sent; so whatever goes wrong here, a pod that asked isn't created without its sidecar, and no other pod waits for us.
 
-What this does *not* verify: who asks. Anybody who reaches the port may, and learns what the API server would learn; the
-one effect, a ConfigMap with public certificates in an existing namespace, is taken back when nothing needs it.
+What this does *not* verify, unless it was given tokens: who asks. Anybody who reaches the port may, and learns what
+the API server would learn; the one effect, a ConfigMap with public certificates in an existing namespace, is taken back
+when nothing needs it. Never verified is which API server asks: they share a token.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hmac
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -67,6 +69,7 @@ class InjectionWebhook:
         publish_trust: puts the trust ConfigMap into a namespace unless it is there.
         judge_policy: refuses a MeshPolicy that would refuse connections that were seen.
         list_warnings: what whoever makes an injected pod is told besides.
+        tokens: whoever asks has to show one of them; none: anybody may ask.
     """
 
     def __init__(
@@ -78,6 +81,7 @@ class InjectionWebhook:
         judge_policy: JudgePolicy,
         metrics: Metrics,
         list_warnings: Callable[[], Sequence[str]] = tuple,
+        tokens: Sequence[str] = (),
     ) -> None:
         self._judge_policy = judge_policy
         self._options = options
@@ -85,6 +89,7 @@ class InjectionWebhook:
         self._publish_trust = publish_trust
         self._metrics = metrics
         self._list_warnings = list_warnings
+        self._expected = [f"Bearer {token}".encode() for token in tokens]
         self._slots = asyncio.Semaphore(MAX_CONCURRENT)
         self.readers = Places(MAX_READING)
 
@@ -98,6 +103,12 @@ class InjectionWebhook:
 
     async def serve(self, request: web.Request) -> web.Response:
         """Answer one AdmissionReview."""
+        if self._expected and not self._is_expected(request):
+            # The API server takes this for a failing webhook, too. A stranger takes no place; its body isn't read.
+            self._count("unauthenticated")
+            refusal = web.json_response({"message": "the webhook's token is missing or wrong"}, status=401)
+            refusal.force_close()
+            return refusal
         began = asyncio.get_running_loop().time()
         try:
             async with asyncio.timeout(DEADLINE_S):
@@ -122,6 +133,15 @@ class InjectionWebhook:
             return web.json_response({"message": "not answered in time"}, status=503)
         self._metrics.injection_seconds.observe(asyncio.get_running_loop().time() - began)
         return web.Response(body=answer, content_type="application/json")
+
+    @property
+    def authenticates(self) -> bool:
+        """Whether a token has to be shown."""
+        return bool(self._expected)
+
+    def _is_expected(self, request: web.Request) -> bool:
+        shown = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
+        return any(hmac.compare_digest(shown, expected) for expected in self._expected)
 
     async def _answer(self, review: Request, *, is_asked_by_namespace: bool) -> bytes:
         try:

@@ -373,6 +373,7 @@ def _make_admission(
         knows_policies=lambda: all(watch.is_synced.is_set() for watch in leading.watches),
         is_leader=lambda: leading.leadership.is_leader,
         list_warnings=list_warnings,
+        tokens=configuration.webhook_tokens,
         metrics=metrics,
     )
     authorities.on_change(admission.note_bundle)

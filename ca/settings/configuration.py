@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import math
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,6 +25,10 @@ DEFAULT_LEAF_LIFETIME_S = 18_000.0
 LEAF_LIFETIME_RANGE_S = (300.0, 86_400.0)  # As ca/authority/sign.py has it.
 MAX_SIDECAR_IMAGES = 16
 MAX_SAMPLING = 1_000_000
+MAX_WEBHOOK_TOKENS = 8
+# What nobody guesses, and what a line of the webhook's headers holds.
+MIN_TOKEN_CHARACTERS, MAX_TOKEN_CHARACTERS = 32, 1024
+_TOKEN = re.compile(r"[A-Za-z0-9\-._~+/]+=*")  # RFC 6750, section 2.1.
 DEFAULT_TRUST_DELAY_S = 120.0
 _MAX_UNIX_PATH_BYTES = 107  # unix(7): sun_path holds 108 bytes with the final zero.
 
@@ -54,6 +59,7 @@ class Configuration:
         admin_readers: group (name or number) that reads on the admin socket; empty: only root and the CA's user use it.
         admin_host, admin_port: loopback TCP door of the admin API beside its Unix socket; empty: there is none.
         webhook_host, webhook_port: where the API server asks about new pods; empty: there is no webhook.
+        webhook_tokens: one of them has to come with whatever the webhook is asked; none: anybody may ask.
         sidecar_pull_policy: of the injected containers, which have the first of ``sidecar_images``.
         sidecar_ca: ``host:port`` at which injected sidecars find this CA.
         trust_delay_s: how late a kubelet may show a pod a changed ConfigMap (its ``syncFrequency``, a minute by
@@ -98,6 +104,7 @@ class Configuration:
     admin_port: int = 0
     webhook_host: str = ""
     webhook_port: int = 0
+    webhook_tokens: tuple[str, ...] = field(default=(), repr=False)
     sidecar_pull_policy: str = "IfNotPresent"
     sidecar_ca: str = DEFAULT_CA_ADDRESS
     trust_delay_s: float = DEFAULT_TRUST_DELAY_S
@@ -150,6 +157,17 @@ class Configuration:
             raise InputError("--sidecar-image and --kek-secret mean nothing without --kubernetes")
         if not self.kubernetes and self.webhook_host:
             raise InputError("--webhook-listen means nothing without --kubernetes")
+        if self.webhook_tokens and not self.webhook_host:
+            raise InputError("a token for the webhook means nothing without --webhook-listen")
+        if len(self.webhook_tokens) > MAX_WEBHOOK_TOKENS or any(
+            not MIN_TOKEN_CHARACTERS <= len(token) <= MAX_TOKEN_CHARACTERS or not _TOKEN.fullmatch(token)
+            for token in self.webhook_tokens
+        ):
+            raise InputError(
+                f"the webhook has at most {MAX_WEBHOOK_TOKENS} tokens, each of {MIN_TOKEN_CHARACTERS} to"
+                f" {MAX_TOKEN_CHARACTERS} letters, digits and -._~+/=",
+                hint="`openssl rand -hex 32` makes one",
+            )
         parse_endpoint(self.sidecar_ca)
         check_namespace(self.namespace)
         if len(self.sidecar_images) > MAX_SIDECAR_IMAGES or any(

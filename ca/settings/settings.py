@@ -20,6 +20,7 @@ from shared.runtime.settings import Setting, make_parser, read_environment, read
 
 DATABASE_VARIABLE = "TOUCHMARK_DATABASE_URL"
 NAMESPACE_VARIABLE = "TOUCHMARK_NAMESPACE"
+WEBHOOK_TOKEN_VARIABLE = "TOUCHMARK_WEBHOOK_TOKEN"
 
 
 def check_database(option: str) -> None:
@@ -34,6 +35,12 @@ def check_database(option: str) -> None:
 
 def _parse_optional_endpoint(text: str) -> tuple[str, int]:
     return parse_endpoint(text) if text else ("", 0)
+
+
+def _parse_tokens(text: str) -> tuple[str, ...]:
+    if not (tokens := tuple(text.split())):
+        raise InputError("there is no token in it")  # Somebody wanted one: nobody may ask without.
+    return tokens
 
 
 _DEFAULTS: dict[str, Any] = {each.name: each.default for each in fields(Configuration)}
@@ -156,6 +163,11 @@ SETTINGS = (
     Setting(
         name="webhook_listen", options=("--webhook-listen",), metavar="HOST:PORT", parse=_parse_optional_endpoint,
         default="none", help="where the API server asks about new pods",
+    ),
+    Setting(
+        name="webhook_tokens", environment=WEBHOOK_TOKEN_VARIABLE, default="none",
+        parse=_parse_tokens,
+        help="token that the API server has to show to the webhook; several, separated by spaces, while it is changed",
     ),
     Setting(
         name="sidecar_pull_policy", options=("--sidecar-pull-policy",), choices=("Always", "IfNotPresent", "Never"),

@@ -74,11 +74,15 @@ def make_owner(api_server: ApiServer) -> None:
 class WebhookCA:
     """The CA's process, its webhook's port and its admin socket."""
 
-    def __init__(self, api_server: ApiServer, directory: Path, *options: str) -> None:
+    def __init__(
+        self, api_server: ApiServer, directory: Path, *options: str, port: int | None = None, token: str = ""
+    ) -> None:
+        """``port``: of the webhook. ``token``: that it wants to be shown."""
         self.api_server = api_server
+        self.token = token
         self.options = options
         self.directory = directory
-        self.port = free_port()
+        self.port = port or free_port()
         self.kubeconfig = api_server.service_account_kubeconfig("default", ACCOUNT)
         self._program: Program | None = None
         self._grant()
@@ -92,7 +96,7 @@ class WebhookCA:
         """Start it, and wait until the API server knows its roots."""
         self.api_server.create_namespace("touchmark-system")
         self.api_server.kubectl.apply(read_configuration(self.url))
-        environment = [f"KUBECONFIG={self.kubeconfig}", f"PYTHONPATH={ROOT}"]
+        environment = [f"KUBECONFIG={self.kubeconfig}", f"PYTHONPATH={ROOT}", f"TOUCHMARK_WEBHOOK_TOKEN={self.token}"]
         command = [sys.executable, "-m", "ca", "--kubernetes", "--sidecar-image", IMAGE]
         command += ["--listen", f"127.0.0.1:{free_port()}", "--webhook-listen", f"127.0.0.1:{self.port}"]
         command += ["--data-dir", str(self.directory / "data"), "--kek-file", str(self.directory / "kek")]

@@ -83,6 +83,7 @@ def make_admission(
     is_leader: Callable[[], bool],
     metrics: Metrics,
     list_warnings: Callable[[], Sequence[str]] = tuple,
+    tokens: Sequence[str] = (),
 ) -> Admission:
     """Make the parts. Nothing runs yet.
 
@@ -94,6 +95,7 @@ def make_admission(
         find_policy: what a namespace's MeshPolicy says, once this replica ``knows_policies``.
         is_leader: whether this replica keeps the cluster's objects.
         list_warnings: what whoever makes an injected pod is told besides.
+        tokens: one of which the API server has to show; none: anybody may ask the webhook.
     """
 
     def read_roots() -> str:
@@ -147,6 +149,7 @@ def make_admission(
             judge_policy=judge_policy,
             metrics=metrics,
             list_warnings=list_warnings,
+            tokens=tokens,
         ),
         trust=trust,
         mode_notes=mode_notes,
@@ -180,7 +183,7 @@ async def run_admission(
         application = admission.webhook.make_application()
         await serve_tls(stack, application, listener, context, room=room, keepalive_s=KEEPALIVE_S)
         listen = format_endpoint(host, listener.getsockname()[1])
-        _log.info("webhook_serves", listen=listen)
+        _log.info("webhook_serves", listen=listen, authenticates=admission.webhook.authenticates)
         yield listen
 
 

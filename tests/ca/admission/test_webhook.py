@@ -25,6 +25,7 @@ from ca.admission.webhook import (
 from ca.evidence import pod
 from ca.evidence.pod import Pod, find_fault
 from ca.metrics import Metrics
+from ca.places import Places
 from shared.model.errors import BlockedError, UnavailableError
 from shared.model.injection import checks as injection_checks
 from shared.model.injection.containers import find_ca_host
@@ -39,7 +40,7 @@ from tests.shared.model.policy.object_cases import policy
 class Hook:
     """The webhook on 127.0.0.1, with what it asks for in the test's hand."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, tokens: tuple[str, ...] = ()) -> None:
         self.metrics = Metrics()
         self.labels: Mapping[str, str] | None = {}
         self.annotations: dict[str, str] = {}
@@ -52,6 +53,7 @@ class Hook:
             publish_trust=self._publish,
             judge_policy=self._judge,
             metrics=self.metrics,
+            tokens=tokens,
         )
         self.url = ""
         self.session: ClientSession
@@ -85,7 +87,12 @@ class Hook:
 
 @pytest.fixture
 async def hook() -> AsyncIterator[Hook]:
-    hook = Hook()
+    async with serving(Hook()) as hook:
+        yield hook
+
+
+@contextlib.asynccontextmanager
+async def serving(hook: Hook) -> AsyncIterator[Hook]:
     runner = web.AppRunner(hook.webhook.make_application(), access_log=None, shutdown_timeout=0.2)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -287,3 +294,31 @@ async def test_a_policy_is_judged_and_what_is_no_policy_or_cannot_be_judged_fail
     assert (await hook.ask(explicit, POLICY_PATH, kind=kind))["status"]["code"] == 503
     status, _ = await hook.post(json.dumps(make_review(make_pod())).encode(), POLICY_PATH)
     assert status == 400
+
+
+async def test_with_tokens_only_who_shows_one_is_answered() -> None:
+    async with serving(Hook(tokens=("n" * 32, "o" * 32))) as hook:
+        hook.webhook.readers = Places(0)  # A stranger needs none.
+        body = json.dumps(make_review(make_pod())).encode()
+        for shown in (
+            None,
+            "",
+            "Bearer",
+            "Bearer ",
+            "n" * 32,
+            f"bearer {'n' * 32}",
+            f"Bearer {'n' * 31}",
+            "Bearer \u00e9",
+        ):
+            headers = {} if shown is None else {"Authorization": shown}
+            for path in (INJECT_PATH, INJECT_NAMESPACE_PATH, POLICY_PATH):
+                async with hook.session.post(hook.url + path, data=body, headers=headers) as response:
+                    assert response.status == 401
+                    assert response.headers["Connection"] == "close"
+        assert hook.count("unauthenticated") == 8 * 3
+        assert not hook.published
+        hook.webhook.readers = Places(1)
+        for token in ("n" * 32, "o" * 32):
+            hook.session.headers["Authorization"] = f"Bearer {token}"
+            assert (await hook.ask(make_pod()))["allowed"]
+        assert hook.published == ["shop", "shop"]

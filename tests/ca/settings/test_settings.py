@@ -166,6 +166,25 @@ def test_a_databases_password_is_in_no_argument(monkeypatch: pytest.MonkeyPatch)
     assert "hunter2" not in repr(configuration)
 
 
+def test_the_webhooks_tokens_come_from_the_environment_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["--kubernetes", "--sidecar-image", "a.test/s:1", "--webhook-listen", "[::]:15444"]
+    assert parse_arguments(words).webhook_tokens == ()
+    monkeypatch.setenv("TOUCHMARK_WEBHOOK_TOKEN", f"{'n' * 32}\n {'o' * 64}=\n")
+    configuration = parse_arguments(words)
+    assert configuration.webhook_tokens == ("n" * 32, "o" * 64 + "=")
+    assert "n" * 32 not in repr(configuration)
+    with pytest.raises(InputError, match="means nothing without --webhook-listen"):
+        parse_arguments(words[:-2])
+
+
+@pytest.mark.parametrize("text", [" \n", "short", "x" * 1025, "x" * 32 + "\u00e9", " ".join(["x" * 32] * 9)])
+def test_a_webhooks_token_that_is_none_ends_the_start(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody wanted that nobody asks without one."""
+    monkeypatch.setenv("TOUCHMARK_WEBHOOK_TOKEN", text)
+    with pytest.raises(InputError, match="token"):
+        parse_arguments(["--kubernetes", "--sidecar-image", "a.test/s:1", "--webhook-listen", "[::]:15444"])
+
+
 def test_in_a_cluster_the_servers_certificate_names_its_service() -> None:
     words = ["--kubernetes", "--sidecar-image", "a.test/s:1", "--name", "ca.test", "--webhook-listen", "[::]:15444"]
     configuration = parse_arguments(words)
