@@ -159,7 +159,8 @@ def _check_addresses(say: _Saying, rule: Rule, around: Surroundings) -> Iterator
                         LintCode.SERVICE_ADDRESS,
                         f"{address} is the Service {around.services[address]}'s own address, which no rule ever meets:"
                         " the sidecar dials one of its endpoints, and that is what is judged",
-                        "name the workload behind it in a rule of its own namespace, or the endpoints' addresses",
+                        "name the workload behind it in a rule of its own namespace, or, outside the mesh, its"
+                        " endpoints' addresses: `kubectl get endpointslices`",
                     )
                     break
             for address in hosts:
@@ -180,7 +181,8 @@ def _check_hosts(say: _Saying, rule: Rule) -> Iterator[LintFinding]:
                 LintCode.CLUSTER_HOST,
                 f"{host} is a name inside the cluster: a Service's own address is never what is judged, and no egress"
                 " rule matches a workload of the mesh",
-                "name the workload behind it in a rule of its own namespace",
+                "name the workload behind it in a rule of its own namespace, or, outside the mesh, the endpoints'"
+                " addresses in `cidrs`",
             )
         elif "." not in host:
             yield say(

@@ -109,8 +109,13 @@ class Value:
             raise self.place.fault(f"{len(self.node.value)} entries; at most {max_items} are allowed")
         return [self._inner(node, f"[{index}]") for index, node in enumerate(self.node.value)]
 
-    def fields(self, *, required: Sequence[str] = (), optional: Sequence[str] = ()) -> dict[str, Value]:
+    def fields(
+        self, *, required: Sequence[str] = (), optional: Sequence[str] = (), refused: Mapping[str, str] | None = None
+    ) -> dict[str, Value]:
         """Return a mapping's values by field.
+
+        Arguments:
+            refused: fields that are often expected and don't exist on purpose, with what to write instead.
 
         Raises:
             DocumentError: the value isn't a mapping; a field is unknown, duplicate field, or missing.
@@ -119,7 +124,7 @@ class Value:
         known = [*required, *optional]
         for name, value in found.items():
             if name not in known:
-                hint = _suggest(name, known) or f"known fields: {', '.join(sorted(known))}"
+                hint = (refused or {}).get(name) or _suggest(name, known) or f"known fields: {', '.join(sorted(known))}"
                 raise value.place.fault("unknown field", hint=hint)
         for name in required:
             if name not in found:

@@ -27,6 +27,7 @@ from shared.model.policy.host_name import MAX_HOSTS, check_host
 from shared.model.policy.rules import (
     MAX_PROGRAMS,
     MAX_RULES,
+    NO_SERVICES,
     Action,
     Direction,
     Mode,
@@ -397,9 +398,8 @@ def _read_rule(item: Value) -> Rule:
 
 
 def _read_peer(item: Value) -> Peer:
-    fields = item.fields(
-        optional=("namespace", "serviceAccount", "program", "unidentified", "cidrs", "hosts", "spiffeID")
-    )
+    names = ("namespace", "serviceAccount", "program", "unidentified", "cidrs", "hosts", "spiffeID")
+    fields = item.fields(optional=names, refused=NO_SERVICES)
     if "spiffeID" in fields:
         spiffe_id = fields["spiffeID"]
         spiffe_id.build(lambda: check_id_pattern(spiffe_id.text()))

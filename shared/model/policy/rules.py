@@ -30,6 +30,12 @@ MAX_PROGRAMS = 10_000
 MAX_WORKLOAD_MODES = 250
 # A digest costs a sidecar about 100 bytes, and 67 in the message that holds the whole state.
 MAX_LOADED_DIGESTS = 16_384
+# Why is in docs/explanation/architecture.md, "One evaluator".
+NO_SERVICES = dict.fromkeys(
+    ("service", "services", "serviceName"),
+    "no rule names a Service: name the workloads behind it in an ingress rule of their namespace, or, outside the mesh,"
+    " the addresses of its endpoints in `cidrs`",
+)
 # RFC 4291, section 2.5.5.2: ::ffff:0:0/96.
 _IPV6 = 6
 _MAPPED_SHIFT = 32

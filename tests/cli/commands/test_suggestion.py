@@ -14,7 +14,7 @@ from cli.text.exit_codes import ExitCode
 from shared.model.adoption.fixes import Fix, FixKind
 from shared.model.policy.documents import MeshPolicyDocument, parse_documents
 from shared.model.policy.reasons import Reason
-from shared.model.policy.rules import Mode, Requirement
+from shared.model.policy.rules import Action, Direction, Mode, Peer, PortRange, Requirement, Rule
 from shared.model.wire.admin import PolicyList, ProgramList, ReadinessVerdict
 from tests.cli.commands.test_ready import PROGRAM, RULE, make_cause, make_readiness
 from tests.cli.fake_ca import FakeCA
@@ -60,6 +60,34 @@ def test_a_command_reaches_the_same_cluster() -> None:
     assert write_shell_options(here, {}) == "--admin-socket /s"
     assert write_shell_options(here, {"TOUCHMARK_ADMIN_SOCKET": "/s"}) == ""
     assert write_shell_options(Target(), {"KUBECONFIG": ""}) == ""
+
+
+def test_a_rule_for_endpoints_outside_the_mesh_says_which_service_was_dialled() -> None:
+    """No rule names a Service; who reviews the addresses must see which one they belong to."""
+    rule = Rule(
+        name="web-to-198.18.0.9-6443",
+        action=Action.ALLOW,
+        direction=Direction.EGRESS,
+        workloads=("web",),
+        peers=(Peer(unidentified=True, cidrs=("198.18.0.9/32",)),),
+        ports=(PortRange(first=6443, last=6443),),
+    )
+    cause = make_cause(
+        Fix(kind=FixKind.RULE, namespace="shop", rule=rule),
+        Reason.EGRESS_NOT_ALLOWED,
+        source_workload="shop/web",
+        destination_workload="",
+        destination_program="",
+        destination_address="198.18.0.9:6443",
+        port=6443,
+        service="default/kubernetes:443",
+        side="egress",
+    )
+    text = write_suggestion(make_readiness(ReadinessVerdict.BLOCKED, cause), {}, target_options="")
+    lines = text.splitlines()
+    comment = lines[lines.index(f"  - name: {rule.name}") - 1]
+    assert comment.startswith("  # 7 connections, such as shop/web")
+    assert comment.endswith("→ 198.18.0.9, port 6443, Service default/kubernetes:443")
 
 
 def test_the_order_is_stable_and_nothing_missing_is_said() -> None:

@@ -94,6 +94,7 @@ def _cases() -> Iterator[Case]:
     yield bad("another name", "metadata.name", policy({}, name="other"))
     yield bad("unknown field", "spec.mod", policy({"mod": "explicit"}))
     yield bad("unknown field of a rule", f"{rule}.port", ruled(port=[1]))
+    yield bad("a Service", f"{rule}.peers[0].service", ruled(direction="egress", peers=[{"service": "bank/db"}]))
     yield bad("unknown field of a peer", f"{rule}.peers[0].ns", ruled(peers=[{"ns": "bank"}]))
     yield bad("unknown mode", "spec.mode", policy({"mode": "strict"}))
     yield bad("mode of another type", "spec.mode", policy({"mode": True}))

@@ -205,6 +205,17 @@ def test_each_fault_names_its_line_and_path(old: str, new: str, line: int, path:
     assert error.line == line
 
 
+@pytest.mark.parametrize("field", ["service", "services", "serviceName"])
+def test_no_rule_names_a_service_and_the_reader_says_what_to_name_instead(field: str) -> None:
+    """Who may edit a Service would change what the rule allows, and no version of the policy would say so."""
+    text = WHOLE.replace("{unidentified: true, cidrs: [169.254.169.254/32]}", f"{{{field}: bank/db}}")
+    assert text != WHOLE
+    with pytest.raises(DocumentError, match="unknown field") as caught:
+        parse_documents(text)
+    assert "an ingress rule of their namespace" in caught.value.hint
+    assert "`cidrs`" in caught.value.hint
+
+
 def test_an_allow_rule_for_egress_doesnt_reach_into_the_mesh() -> None:
     text = WHOLE.replace("action: deny", "action: allow").replace(
         "{unidentified: true, cidrs: [169.254.169.254/32]}", "{namespace: bank}"
