@@ -1,13 +1,13 @@
 """Modes, policies and programs in a cluster: written as objects by server-side apply, read with the CA's status. I/O.
 
-Belongs here: the requests, who owns which fields, waiting for the CA. Doesn't: the objects' fields
-(``objects.py``). What needs the CA's own store (decisions, readiness) is asked by a port-forward that is
-opened when it is first needed. Longer than most: one class answers the whole of ``PolicyBackend`` (``base.py``).
+Belongs here: what is written and read for each question of a command. Doesn't: how an object is written beside other
+tools, and waiting for the CA's word on it (``object_writer.py``); the objects' fields (``objects.py``). What needs the
+CA's own store (decisions, readiness) is asked by a port-forward that is opened when it is first needed. Longer than
+most: one class answers the whole of ``PolicyBackend`` (``base.py``).
 """
 
 from __future__ import annotations
 
-import asyncio
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -23,6 +23,7 @@ from cli.admin.client import AdminClient
 from cli.backends import objects
 from cli.backends.base import Applied, ModeState, SwitchTerms, WorkloadSwitch
 from cli.backends.local import make_draft, read_mode
+from cli.backends.object_writer import MAX_ATTEMPTS, ObjectWriter
 from cli.backends.restoring import plan
 from cli.backends.surroundings import list_service_accounts, look_around_cluster
 from cli.cluster import draft_object
@@ -34,7 +35,7 @@ from cli.cluster.port_forward import forward_admin
 from shared.model.adoption.approval_name import choose_name, list_names
 from shared.model.adoption.lint import Surroundings
 from shared.model.adoption.program_queue import ProgramQueue, RefusalRequest
-from shared.model.errors import ConflictError, InputError, NotFoundError, RefusedError, TouchmarkError
+from shared.model.errors import ConflictError, InputError, NotFoundError, TouchmarkError
 from shared.model.kubernetes.contract import FIELD_MANAGER
 from shared.model.policy.documents import DRAFT_NAME, POLICY_NAME, Document, MeshPolicyDocument, ModeTrial
 from shared.model.policy.modes import change_modes, make_modes, read_modes
@@ -50,12 +51,9 @@ from shared.model.wire.admin import (
     Readiness,
 )
 
-ACCEPTANCE_DEADLINE_S: Final = 10.0
-_POLL_S: Final = 0.25
 # As in the CA (ca/store/namespace_history.py).
 MIN_TRIAL_S: Final = 1.0
 MAX_TRIAL_S: Final = 30 * 86_400.0
-_MAX_ATTEMPTS: Final = 3
 
 
 class ClusterPolicyBackend:
@@ -70,6 +68,7 @@ class ClusterPolicyBackend:
         self._cluster = cluster
         self._system_namespace = system_namespace
         self._is_forced = is_forced
+        self._writer = ObjectWriter(cluster, is_forced=is_forced)
         self._stack = AsyncExitStack()
         self._client: AdminClient | None = None
 
@@ -123,7 +122,7 @@ class ClusterPolicyBackend:
         value = objects.make_mode(namespace, mode, trial)
         if terms.is_forced:
             value = objects.force_explicit(value, mark=_draw_mark())
-        await self._write(MESH_POLICIES, value, manager=objects.MODE_MANAGER)
+        await self._writer.write(MESH_POLICIES, value, manager=objects.MODE_MANAGER)
 
     async def set_workload_modes(self, namespace: str, switch: WorkloadSwitch, terms: SwitchTerms) -> None:
         """Write workloads' own modes alone, as ``set_mode`` writes the namespace's.
@@ -140,7 +139,7 @@ class ClusterPolicyBackend:
         if terms.expected_version is not None:
             await self._check_version(namespace, terms.expected_version)
         is_inherited, kept = switch.mode is None, None
-        for _ in range(_MAX_ATTEMPTS):
+        for _ in range(MAX_ATTEMPTS):
             present = await self._cluster.find(MESH_POLICIES, namespace, POLICY_NAME)
             # Where there is no object, one that was deleted may have left modes in force.
             if present is None:
@@ -161,7 +160,7 @@ class ClusterPolicyBackend:
                 if removable:
                     kept = await self._cluster.merge(MESH_POLICIES, value, manager=objects.WORKLOAD_MODES_MANAGER)
                 else:
-                    kept = await self._write(MESH_POLICIES, value, manager=objects.WORKLOAD_MODES_MANAGER)
+                    kept = await self._writer.write(MESH_POLICIES, value, manager=objects.WORKLOAD_MODES_MANAGER)
                 break
             except ChangedError:
                 continue
@@ -238,7 +237,7 @@ class ClusterPolicyBackend:
             value["metadata"]["uid"] = seen["metadata"].get("uid")
         if is_forced:
             value = objects.force_explicit(value, mark=_draw_mark())
-        kept = await self._write(MESH_POLICIES, value, manager=objects.MODE_MANAGER)
+        kept = await self._writer.write(MESH_POLICIES, value, manager=objects.MODE_MANAGER)
         if objects.has_trial(kept):
             raise OwnedElsewhereError(
                 f"the trial in MeshPolicy {namespace}/{POLICY_NAME} was written by another tool",
@@ -276,7 +275,7 @@ class ClusterPolicyBackend:
         policy = objects.force_explicit(policy, mark=_draw_mark()) if terms.is_forced else policy
         writes = [*((PROGRAMS, value) for value in steps.programs), (MESH_POLICIES, policy)]
         for kind, value in writes:
-            await self._write(kind, value, manager=FIELD_MANAGER, dry_run=True)
+            await self._writer.write(kind, value, manager=FIELD_MANAGER, dry_run=True)
         for name in steps.deleted:
             await self._cluster.delete(PROGRAMS, namespace, name, dry_run=True)
         listed = (await self.list_history(namespace, limit=1)).generations
@@ -284,9 +283,9 @@ class ClusterPolicyBackend:
             raise ConflictError(f"{namespace} has changed since", hint="look again, then repeat")
         left = []
         for kind, value in writes:
-            kept = await self._write(kind, value, manager=FIELD_MANAGER)
+            kept = await self._writer.write(kind, value, manager=FIELD_MANAGER)
             if kind is PROGRAMS:
-                await self._wait_for_acceptance(kind, kept)  # The mode is judged by the approvals that it needs.
+                await self._writer.wait_for_acceptance(kind, kept)  # The mode is judged by the approvals that it needs.
             if kind is MESH_POLICIES and (said := objects.describe_strangers(kept, value)):
                 left.append(f"MeshPolicy {namespace}/{POLICY_NAME}: {said}")
         if is_tried:
@@ -321,8 +320,8 @@ class ClusterPolicyBackend:
         """Write a ``Program`` and wait a while for the CA."""
         if not request.name:
             request = msgspec.structs.replace(request, name=await self._choose_name(request))
-        written = await self._write(PROGRAMS, objects.make_program(request), manager=FIELD_MANAGER)
-        seen = await self._wait_for_acceptance(PROGRAMS, written)
+        written = await self._writer.write(PROGRAMS, objects.make_program(request), manager=FIELD_MANAGER)
+        seen = await self._writer.wait_for_acceptance(PROGRAMS, written)
         return objects.view_program(seen), objects.is_accepted(seen)
 
     async def _choose_name(self, request: ProgramRequest) -> str:
@@ -376,7 +375,7 @@ class ClusterPolicyBackend:
                 for kind, value in made
             ]
         for kind, value in made:
-            tried = await self._write(kind, await self._keep(value), manager=FIELD_MANAGER, dry_run=True)
+            tried = await self._writer.write(kind, await self._keep(value), manager=FIELD_MANAGER, dry_run=True)
             if seen is not None:
                 objects.refuse_leftovers(tried, value)
         applied: dict[int, Applied] = {}
@@ -406,7 +405,7 @@ class ClusterPolicyBackend:
     ) -> Object:
         """Write an object over the expected version, and then take away the workloads' modes that it says are none."""
         if kind is PROGRAMS:
-            kept = await self._write(kind, value, manager=FIELD_MANAGER)
+            kept = await self._writer.write(kind, value, manager=FIELD_MANAGER)
         else:
             kept = await self._write_policy(value, expected_version, seen)
         if not objects.empties_workload_modes(value):
@@ -424,7 +423,7 @@ class ClusterPolicyBackend:
 
     async def _conclude(self, kind: Kind, value: Object, kept: Object) -> Applied:
         """Wait a while for the CA, and say what became of a written object."""
-        seen = await self._wait_for_acceptance(kind, kept)
+        seen = await self._writer.wait_for_acceptance(kind, kept)
         version = (seen.get("status") or {}).get("version")
         return Applied(
             kind=value["kind"],
@@ -502,45 +501,6 @@ class ClusterPolicyBackend:
             self._client = await self._stack.enter_async_context(forward)
         return self._client
 
-    async def _write(self, kind: Kind, value: Object, *, manager: str, dry_run: bool = False) -> Object:
-        """Apply an object's fields. Fields of our other manager are taken over; fields of others only by force.
-
-        Raises:
-            OwnedElsewhereError: others own fields of it.
-        """
-        try:
-            return await self._cluster.apply(kind, value, manager=manager, force=self._is_forced, dry_run=dry_run)
-        except OwnedElsewhereError as error:
-            objects.refuse_others(error)
-        metadata = value["metadata"]
-        for attempt in range(_MAX_ATTEMPTS):
-            # Forcing would take over what others write in between. Pinned to a version in which no other manager has
-            # a part, it can't.
-            current = await self._cluster.get(kind, metadata["namespace"], metadata["name"])
-            try:
-                return await self._write_pinned(kind, value, current, manager=manager, dry_run=dry_run)
-            except ChangedError:
-                if attempt == _MAX_ATTEMPTS - 1:
-                    raise
-        raise AssertionError("the last attempt returns or raises")
-
-    async def _write_pinned(
-        self, kind: Kind, value: Object, current: Object, *, manager: str, dry_run: bool = False
-    ) -> Object:
-        """Write only over this version of the object.
-
-        Raises:
-            ChangedError: it is another one by now.
-            OwnedElsewhereError: others own fields of it.
-        """
-        version = current["metadata"]["resourceVersion"]
-        pinned = {**value, "metadata": {**value["metadata"], "resourceVersion": version}}
-        try:
-            return await self._cluster.apply(kind, pinned, manager=manager, force=self._is_forced, dry_run=dry_run)
-        except OwnedElsewhereError as error:
-            objects.refuse_others(error)
-        return await self._cluster.apply(kind, pinned, manager=manager, force=True, dry_run=dry_run)
-
     async def _write_policy(self, policy: Object, expected: int | None, seen: SeenObject | None) -> Object:
         """Write a MeshPolicy over the one that the CA has put in force as this version of its namespace; None: any.
 
@@ -552,7 +512,7 @@ class ClusterPolicyBackend:
         """
         metadata = policy["metadata"]
         namespace = metadata["namespace"]
-        for _ in range(_MAX_ATTEMPTS):
+        for _ in range(MAX_ATTEMPTS):
             current = await self._cluster.find(MESH_POLICIES, namespace, metadata["name"])
             if seen is not None:
                 draft_object.check_unchanged(current, seen, namespace)
@@ -566,34 +526,12 @@ class ClusterPolicyBackend:
                     )
             step = objects.keep_workload_modes(policy, current)
             if current is None or (expected is None and seen is None and step is policy):
-                return await self._write(MESH_POLICIES, policy, manager=FIELD_MANAGER)
+                return await self._writer.write(MESH_POLICIES, policy, manager=FIELD_MANAGER)
             try:
-                return await self._write_pinned(MESH_POLICIES, step, current, manager=FIELD_MANAGER)
+                return await self._writer.write_pinned(MESH_POLICIES, step, current, manager=FIELD_MANAGER)
             except ChangedError:
                 continue
         raise ChangedError(f"the MeshPolicy of {namespace} keeps changing", hint="try again")
-
-    async def _wait_for_acceptance(self, kind: Kind, written: Object) -> Object:
-        """Return the object once the CA has looked at it, or as it is when the deadline passes.
-
-        Raises:
-            RefusedError: the CA refuses it.
-        """
-        metadata = written["metadata"]
-        deadline = asyncio.get_running_loop().time() + ACCEPTANCE_DEADLINE_S
-        seen = written
-        while not objects.is_accepted(seen):
-            if fault := objects.read_fault(seen):
-                raise RefusedError(
-                    f"{written.get('kind', kind.plural)} {metadata['namespace']}/{metadata['name']} is written, but"
-                    f" the CA refuses it: {fault}",
-                    hint="the previous version stays in force",
-                )
-            if asyncio.get_running_loop().time() >= deadline:
-                break
-            await asyncio.sleep(_POLL_S)
-            seen = await self._cluster.get(kind, metadata["namespace"], metadata["name"])
-        return seen
 
 
 def _draw_mark() -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from cli.backends import cluster as backend
+from cli.backends import object_writer
 from cli.export.engine import Engine
 from cli.main import run
 from cli.text.exit_codes import ExitCode
@@ -48,7 +48,7 @@ def in_cluster(api_server: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """The administrator works in this cluster. No CA answers here, so nobody waits for one."""
     monkeypatch.setenv("KUBECONFIG", str(api_server.admin))
     monkeypatch.setenv("TOUCHMARK_KUBERNETES", "1")
-    monkeypatch.setattr(backend, "ACCEPTANCE_DEADLINE_S", 0.0)
+    monkeypatch.setattr(object_writer, "ACCEPTANCE_DEADLINE_S", 0.0)
 
 
 @pytest.fixture

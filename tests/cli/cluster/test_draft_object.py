@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from cli.backends import cluster as cluster_backend
+from cli.backends import object_writer
 from cli.main import run
 from cli.text.exit_codes import ExitCode
 from shared.model.policy.rules import Action, Mode, PolicyDraft, Rule, WorkloadMode
@@ -202,7 +202,7 @@ def test_an_empty_policy_that_wasnt_needed_goes_unless_somebody_has_written_to_i
 def test_a_promotion_that_the_ca_hasnt_taken_yet_says_what_ends_the_draft(
     world: FakeAPI, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cluster_backend, "ACCEPTANCE_DEADLINE_S", 0.0)
+    monkeypatch.setattr(object_writer, "ACCEPTANCE_DEADLINE_S", 0.0)
     world.answers[f"PATCH {POLICIES}/default"] = make("default", {"mode": "permissive"}, generation=2, observed=1)
     assert run(PROMOTE) == ExitCode.DEADLINE
     assert "the draft stays until the CA has put it in force" in capsys.readouterr().err
