@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from shared.model.policy.reasons import EXPLANATIONS, Reason
+from shared.model.policy.reasons import EXPLANATIONS, REMEDIES, REMEDIES_IN_WORDS, Reason, Remedy
 
 _SECTIONS: tuple[tuple[str, Reason], ...] = (
     ("Allowed", Reason.ALLOW_RULE),
@@ -28,6 +28,10 @@ Each decision has one of these codes, in the sidecar's log and in `touchmark dec
 permissive mode `deny_rule` is the only policy reason that refuses; the others of that section mark the connection
 *would-deny*. The exception is `mtls_unavailable`, which also refuses if the other end's namespace is explicit. See
 also [troubleshooting](../how-to/troubleshooting.md).
+
+*By:* is who can change it: what `touchmark ready`, `explain`, `policy suggest` and the page print ready to run; a
+command of Touchmark's with something that somebody has to judge; or none, because what is wrong is no state that
+Touchmark keeps. Each of the first two is run by an end-to-end test, after which the connection passes.
 """
 
 
@@ -40,6 +44,8 @@ def write_page() -> str:
             parts.append(f"\n## {starts[reason]}\n")
         explanation = EXPLANATIONS[reason]
         parts.append(f"\n### `{reason.value}`\n\n{explanation.cause}\n\n*What to do:* {explanation.fix}\n")
+        if REMEDIES[reason] is not Remedy.NONE:
+            parts.append(f"\n*By:* {REMEDIES_IN_WORDS[REMEDIES[reason]]}\n")
     return "".join(parts)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.e2e.harness import proofs
+from tests.e2e.harness.commands import Operator
 from tests.e2e.harness.mesh import Mesh
 from tests.e2e.harness.shop import Bank, Shop
 from tests.e2e.harness.till import Till, open_till
@@ -14,6 +15,9 @@ from tests.e2e.harness.till import Till, open_till
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "proves(*reasons): the test sees these reason codes in records")
+    config.addinivalue_line(
+        "markers", "fixes(*reasons): it sees them, runs the command that changes it, and gets through"
+    )
 
 
 @pytest.fixture(scope="session")
@@ -25,6 +29,12 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
         yield mesh
     finally:
         mesh.close()
+
+
+@pytest.fixture
+def operator(mesh: Mesh) -> Operator:
+    """Whoever types commands."""
+    return Operator(mesh)
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,7 @@ from shared.model.policy.decision import Answer, Ending, Origin, Phase
 from shared.model.policy.reasons import Reason
 from shared.model.policy.rules import Action, Mode, Peer, Requirement, Rule
 from shared.model.wire import admin
+from tests.e2e.harness.commands import Operator
 from tests.e2e.harness.mesh import MAX_EXECUTABLE_BYTES, wait_until
 from tests.e2e.harness.pods import end
 from tests.e2e.harness.programs import Actor, Executable, make_executable
@@ -244,7 +245,10 @@ def _touching(executable: Executable) -> Iterator[None]:
 
 
 @pytest.mark.proves(Reason.PROCESS_ORIGIN)
-def test_an_approved_program_of_an_exec_session_is_told_and_refused_where_that_is_required(shop: Shop) -> None:
+@pytest.mark.fixes(Reason.PROCESS_ORIGIN)
+def test_an_approved_program_of_an_exec_session_is_told_and_refused_where_that_is_required(
+    shop: Shop, operator: Operator
+) -> None:
     """The tests' programs enter a pod from outside, as those of ``kubectl exec`` do."""
     port = shop.sell()
     actor = shop.buy()
@@ -255,6 +259,8 @@ def test_an_approved_program_of_an_exec_session_is_told_and_refused_where_that_i
     shop.mesh.wait_installed("shop")
     assert actor.do("exchange", shop.address, port, "two") == "<ECONNRESET>"
     shop.client.log.expect_denied(Reason.PROCESS_ORIGIN, port=port)
+    operator.edit(lambda spec: spec.pop("requires"))
+    assert actor.do("exchange", shop.address, port, "three") == "got three<end>"
 
 
 @needs_forging
@@ -362,6 +368,23 @@ def test_an_intruder_that_is_blocked_in_a_system_call_gets_no_byte_where_sockets
     assert (record.source.program, record.bytes_sent) == ("", 0)
     # What the approved programs open and accept themselves is carried.
     assert shop.buy().do("exchange", shop.address, port, "bread") == "bread<end>"
+
+
+@pytest.mark.fixes(Reason.SOCKET_NOT_OWN)
+def test_a_socket_that_programs_started_by_this_one_would_get_is_carried_where_they_neednt_be_own(
+    shop: Shop, operator: Operator
+) -> None:
+    port = shop.sell("echo")
+    shop.mesh.admin.set_policy("shop", (), Mode.EXPLICIT, (Requirement.OWN_SOCKETS,))
+    shop.mesh.wait_installed("shop")
+    actor = shop.buy()
+    assert actor.do("connect", "refused", shop.address, port, is_inheritable=True) == "connected"
+    assert actor.do("receive_rest", "refused") == "<ECONNRESET>"
+    shop.client.log.expect_denied(Reason.SOCKET_NOT_OWN, port=port)
+    operator.edit(lambda spec: spec.pop("requires"))
+    assert actor.do("connect", "carried", shop.address, port, is_inheritable=True) == "connected"
+    actor.do("send", "carried", "bread")
+    assert actor.do("receive", "carried", 5) == "bread"
 
 
 @pytest.mark.proves(Reason.SOCKET_SHARED)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ssl
 import subprocess
+from pathlib import Path
 
 import pytest
 
 from shared.model.policy.decision import Answer, Ending, Transport
 from shared.model.policy.reasons import Reason
 from shared.model.policy.rules import Action, Direction, Mode, Peer, Rule
+from tests.e2e.harness.commands import Operator
 from tests.e2e.harness.mesh import wait_until
 from tests.e2e.harness.pods import end
 from tests.e2e.harness.shop import Shop
@@ -27,6 +30,15 @@ LET_OUT = Rule(
 
 
 # ---- in --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.fixes(Reason.FOREIGN_NOT_ALLOWED)
+def test_what_ready_prints_lets_a_refused_foreign_client_pass(till: Till, operator: Operator) -> None:
+    till.be_explicit()
+    assert till.call() == ""
+    till.sidecar.log.expect_denied(Reason.FOREIGN_NOT_ALLOWED, port=SERVED)
+    operator.add_rules(f"spiffeID: {BILLING}")
+    assert till.call() == "bread\n"
 
 
 @pytest.mark.proves(Reason.ALLOW_RULE, Reason.FOREIGN_NOT_ALLOWED)
@@ -62,7 +74,10 @@ def test_plaintext_and_clients_without_a_certificate_are_refused_in_both_modes(t
 
 
 @pytest.mark.proves(Reason.TRUST_DOMAIN_UNKNOWN)
-def test_a_domain_is_known_and_forgotten_at_once_and_live_connections_follow(till: Till) -> None:
+@pytest.mark.fixes(Reason.TRUST_DOMAIN_UNKNOWN)
+def test_a_domain_is_known_and_forgotten_at_once_and_live_connections_follow(
+    till: Till, operator: Operator, tmp_path: Path
+) -> None:
     till.be_explicit(LET_IN)
     certificate = ("-cert", str(till.chain), "-cert_chain", str(till.chain), "-key", str(till.key))
     command = ["openssl", "s_client", "-connect", f"{till.address}:{SERVED}", "-tls1_3", "-quiet", *certificate]
@@ -80,10 +95,13 @@ def test_a_domain_is_known_and_forgotten_at_once_and_live_connections_follow(til
         till.sidecar.log.skip()
         assert till.call() == ""
         till.sidecar.log.expect_denied(Reason.TRUST_DOMAIN_UNKNOWN, port=SERVED)
+        roots = tmp_path / "roots.pem"
+        roots.write_text("".join(ssl.DER_cert_to_PEM_cert(der) for der in PARTNER.roots.roots))
+        operator.type(f"touchmark trust add {DOMAIN} {roots}")
+        wait_until(lambda: till.call() == "bread\n", "the partner, known again")
     finally:
         end(client)
         till.trust(PARTNER)
-    wait_until(lambda: till.call() == "bread\n", "the partner, known again")
 
 
 def test_members_of_the_mesh_reach_the_port_by_their_tunnel(till: Till, shop: Shop) -> None:

@@ -14,6 +14,7 @@ from cli.machine.loaded_objects import list_loaded, read_objects
 from shared.model.identity.loaded_code import ApprovedCode, CodeCheck, LoadedCode, LoadedObject
 from shared.model.policy.decision import Answer, Ending
 from shared.model.policy.reasons import Reason
+from tests.e2e.harness.commands import Operator
 from tests.e2e.harness.mesh import wait_until
 from tests.e2e.harness.programs import Executable
 from tests.e2e.harness.records import Log
@@ -61,7 +62,8 @@ def find_code(log: Log, executable: Executable) -> LoadedCode | None:
 
 
 @pytest.mark.proves(Reason.CODE_NOT_APPROVED)
-def test_a_preloaded_library_takes_the_approved_programs_mark_away(shop: Shop, curl: Curl) -> None:
+@pytest.mark.fixes(Reason.CODE_NOT_APPROVED)
+def test_a_preloaded_library_takes_the_approved_programs_mark_away(shop: Shop, curl: Curl, operator: Operator) -> None:
     """The executable's digest is approved in both runs."""
     shop.mesh.approve(CLIENT, curl.executable, code=ApprovedCode(objects=closure(curl.executable)))
     port = shop.sell("http")
@@ -75,6 +77,9 @@ def test_a_preloaded_library_takes_the_approved_programs_mark_away(shop: Shop, c
     assert str(curl.intruder) in record.detail
     assert record.process.digest == curl.executable.digest
     assert curl.get(shop, port, is_preloaded=False).stdout == "bread"
+    operator.type(f"touchmark program update-code {CLIENT} {curl.intruder} --yes")
+    shop.mesh.wait_installed("shop")
+    assert curl.get(shop, port, is_preloaded=True).stdout == "bread"
 
 
 def test_in_permissive_mode_it_goes_on_without_the_mark(shop: Shop, curl: Curl) -> None:

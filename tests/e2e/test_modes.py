@@ -11,6 +11,7 @@ from shared.model.identity.program import Program
 from shared.model.policy.decision import Answer, Ending, Transport
 from shared.model.policy.reasons import Reason
 from shared.model.policy.rules import Action, Direction, Mode, Peer, PortRange, Rule
+from tests.e2e.harness.commands import Operator
 from tests.e2e.harness.mesh import wait_until
 from tests.e2e.harness.programs import Executable
 from tests.e2e.harness.records import expect_denied_on_either
@@ -192,8 +193,37 @@ def test_a_way_out_of_the_mesh_is_marked_then_refused_then_allowed_by_an_egress_
     assert shop.buy(shop.intruder).do("exchange", outsider.address, port, "bread") == "<ECONNRESET>"
 
 
+@pytest.mark.fixes(
+    Reason.PROGRAM_NOT_APPROVED, Reason.LISTENER_NOT_APPROVED, Reason.NO_RULE, Reason.PEER_UNIDENTIFIED,
+    Reason.EGRESS_NOT_ALLOWED,
+)  # fmt: skip
+def test_what_ready_prints_lets_each_refused_connection_pass(shop: Shop, bank: Bank, operator: Operator) -> None:
+    mesh, outsider = shop.mesh, shop.mesh.outsider
+    newcomer, clerk = mesh.make_program("newcomer"), mesh.make_program("clerk")
+    for_newcomer, for_teller, for_outsider = shop.sell(), shop.sell(), shop.sell()
+    at_clerk = mesh.serve(clerk, shop.server.pod, "answer")
+    outside = mesh.serve(shop.intruder, outsider, "answer")
+    tries = (
+        (shop.buy(newcomer), shop.address, for_newcomer, shop.client, Reason.PROGRAM_NOT_APPROVED),
+        (shop.buy(), shop.address, at_clerk, shop.server, Reason.LISTENER_NOT_APPROVED),
+        (mesh.run(bank.teller, bank.sidecar.pod), shop.address, for_teller, shop.server, Reason.NO_RULE),
+        (mesh.run(shop.intruder, outsider), shop.address, for_outsider, shop.server, Reason.PEER_UNIDENTIFIED),
+        (shop.buy(), outsider.address, outside, shop.client, Reason.EGRESS_NOT_ALLOWED),
+    )
+    shop.be_explicit()
+    for actor, address, port, sidecar, reason in tries:
+        assert actor.do("exchange", address, port, "bread") == "<ECONNRESET>", reason
+        sidecar.log.expect_denied(reason, port=port)
+    operator.approve(f"touchmark program approve shop/client sha256:{newcomer.digest}")
+    operator.approve(f"touchmark program approve shop/server sha256:{clerk.digest}")
+    operator.add_rules(*(f", port {port}" for port in (for_teller, for_outsider, outside)))
+    for actor, address, port, _, reason in tries:
+        assert actor.do("exchange", address, port, "bread") == "got bread<end>", reason
+
+
 @pytest.mark.proves(Reason.DENY_RULE)
-def test_a_deny_rule_holds_in_permissive_mode_too(shop: Shop) -> None:
+@pytest.mark.fixes(Reason.DENY_RULE)
+def test_a_deny_rule_holds_in_permissive_mode_too(shop: Shop, operator: Operator) -> None:
     port, other = shop.sell(), shop.sell()
     ports = (PortRange(first=port, last=port),)
     shop.be_permissive(Rule(name="closed", action=Action.DENY, workloads=("server",), ports=ports))
@@ -204,6 +234,8 @@ def test_a_deny_rule_holds_in_permissive_mode_too(shop: Shop) -> None:
     assert visitor.do("exchange", shop.address, port, "bread") == "<ECONNRESET>"
     shop.server.log.expect_denied(Reason.DENY_RULE, port=port)
     assert shop.buy().do("exchange", shop.address, other, "bread") == "got bread<end>"
+    operator.edit(lambda spec: spec.pop("rules"))
+    assert shop.buy().do("exchange", shop.address, port, "bread") == "got bread<end>"
 
 
 @pytest.mark.proves(Reason.NO_RULE, Reason.ALLOW_RULE)

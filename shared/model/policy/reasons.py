@@ -195,7 +195,7 @@ EXPLANATIONS: dict[Reason, Explanation] = {
     ),
     Reason.SOCKET_SHARED: Explanation(
         cause="A process of another program holds the same socket, or could receive it over a Unix socket.",
-        fix="Close the descriptor in the other process (close-on-exec), or approve that program as well.",
+        fix="Close the descriptor in the other process (close-on-exec). That its program is approved doesn't help.",
     ),
     Reason.PROGRAM_CHANGED: Explanation(
         cause="The attested process executed another program while the connection lived.",
@@ -293,6 +293,49 @@ EXPLANATIONS: dict[Reason, Explanation] = {
         fix="Report it with the sidecar's log and `touchmark version`; other connections aren't affected.",
     ),
 }
+
+
+class Remedy(StrEnum):
+    """What changes it that connections are refused for a reason."""
+
+    NONE = "none"
+    PRINTED = "printed"
+    CHOSEN = "chosen"
+    OUTSIDE = "outside"
+
+
+# As people read it, on the page.
+REMEDIES_IN_WORDS: Final = {
+    Remedy.NONE: "nothing is to be changed.",
+    Remedy.PRINTED: "the command or the rule that `touchmark ready` prints.",
+    Remedy.CHOSEN: "a command of Touchmark's, with what somebody has to judge, so that none is printed ready to run.",
+    Remedy.OUTSIDE: "no command of Touchmark's: the program, machine, network or other end is to be changed.",
+}
+
+# Each reason that is printed or chosen has an end-to-end test marked ``fixes``, in which that command is run and the
+# connection passes. Of the others none can be: what is wrong is no state that Touchmark keeps.
+_BY_REMEDY: Final = {
+    Remedy.NONE: (Reason.ALLOW_RULE, Reason.SAME_GROUP, Reason.PEER_DISTRUSTED, Reason.SHUTTING_DOWN),
+    Remedy.PRINTED: (
+        Reason.NO_RULE, Reason.PROGRAM_NOT_APPROVED, Reason.LISTENER_NOT_APPROVED, Reason.PEER_UNIDENTIFIED,
+        Reason.EGRESS_NOT_ALLOWED, Reason.FOREIGN_NOT_ALLOWED,
+    ),
+    Remedy.CHOSEN: (
+        Reason.DENY_RULE, Reason.HOST_NOT_RESOLVED, Reason.PROCESS_ORIGIN, Reason.SOCKET_NOT_OWN,
+        Reason.CODE_NOT_APPROVED, Reason.TRUST_DOMAIN_UNKNOWN,
+    ),
+    Remedy.OUTSIDE: (
+        Reason.MTLS_UNAVAILABLE, Reason.NO_OWNER, Reason.PROCESS_VANISHED, Reason.SENDER_GONE, Reason.PROCESS_TRACED,
+        Reason.EXECUTABLE_UNREADABLE, Reason.EXECUTABLE_TOO_LARGE, Reason.EXECUTABLE_CHANGED, Reason.EXECUTABLE_FORGED,
+        Reason.USER_NAMESPACE_DIFFERS, Reason.SOCKET_SHARED, Reason.PROGRAM_CHANGED, Reason.HOLDERS_UNKNOWN,
+        Reason.SOCKET_AMBIGUOUS, Reason.NO_LISTENER, Reason.LISTENERS_DIFFER, Reason.CA_UNAVAILABLE,
+        Reason.PEER_UNTRUSTED, Reason.PEER_EXPIRED, Reason.PEER_WORKLOAD_MISMATCH, Reason.DESTINATION_NOT_SERVED,
+        Reason.DIRECT_CONNECTION, Reason.DESTINATION_UNREACHABLE, Reason.APPLICATION_UNREACHABLE,
+        Reason.PROTOCOL_ERROR, Reason.HANDSHAKE_FAILED, Reason.MTLS_REQUIRED, Reason.DEADLINE_EXCEEDED,
+        Reason.OVERLOADED, Reason.INTERNAL_ERROR,
+    ),
+}  # fmt: skip
+REMEDIES: Final = {reason: remedy for remedy, reasons in _BY_REMEDY.items() for reason in reasons}
 
 # No refusal: a peer that says one of them all the same wants to look harmless in the record.
 ALLOWING: Final = frozenset({Reason.ALLOW_RULE, Reason.SAME_GROUP})

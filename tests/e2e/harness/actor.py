@@ -33,11 +33,20 @@ _children: list[Any] = []
 _bulk: list[socket.socket] = []
 
 
-def connect(name: str, host: str, port: int, *, source_port: int = 0, deadline_s: float = _DEADLINE_S) -> str:
-    """Connect; the answer is ``connected`` or the error's name."""
+def connect(
+    name: str,
+    host: str,
+    port: int,
+    *,
+    source_port: int = 0,
+    deadline_s: float = _DEADLINE_S,
+    is_inheritable: bool = False,
+) -> str:
+    """Connect; the answer is ``connected`` or the error's name. An inheritable socket isn't close-on-exec."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     connection = socket.socket(family, socket.SOCK_STREAM)
     connection.settimeout(deadline_s)
+    connection.set_inheritable(is_inheritable)
     try:
         if source_port:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

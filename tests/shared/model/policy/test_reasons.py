@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.model.policy.reasons import EXPLANATIONS, Reason, express_in_first_codes
+from shared.model.policy.reasons import EXPLANATIONS, REMEDIES, Reason, Remedy, express_in_first_codes
 
 ROOT = Path(__file__).parents[4]
 # Release 0.1 knows these, and no others: never add to them.
@@ -45,13 +45,21 @@ def test_a_reason_is_complete(reason: Reason) -> None:
         missing.append("its cause and fix: EXPLANATIONS in shared/model/policy/reasons.py")
     if f"### `{reason}`" not in (ROOT / "docs/reference/reasons.md").read_text(encoding="utf-8"):
         missing.append("its entry on docs/reference/reasons.md: `make docs` writes it")
+    if (remedy := REMEDIES.get(reason)) is None:
+        missing.append("who can change it: _BY_REMEDY in shared/model/policy/reasons.py")
+    if remedy in (Remedy.PRINTED, Remedy.CHOSEN) and not _is_marked("fixes", reason):
+        missing.append("an end-to-end case below tests/e2e that runs the command, marked `fixes(Reason.…)`")
     if express_in_first_codes(reason).value not in FIRST_CODES:
         missing.append("what older peers are told instead: _FIRST_CODES in shared/model/policy/reasons.py")
     if not _is_named(reason, "ca/**/*.py", "sidecar/**/*.py", "shared/**/*.py"):
         missing.append("the place that produces it, below ca, sidecar or shared")
-    if not re.search(rf"proves\([^)]*\bReason\.{reason.name}\b", _read("tests/e2e/test_*.py")):
+    if not _is_marked("proves", reason):
         missing.append("an end-to-end case below tests/e2e that is marked `proves(Reason.…)`")
     assert not missing, f"{reason} lacks " + "; ".join(missing)
+
+
+def _is_marked(mark: str, reason: Reason) -> bool:
+    return bool(re.search(rf"\b{mark}\([^)]*\bReason\.{reason.name}\b", _read("tests/e2e/test_*.py")))
 
 
 def _is_named(reason: Reason, *patterns: str) -> bool:
