@@ -66,10 +66,13 @@ def explain(
     """
     import os
 
+    import msgspec
+
     from cli.backends.session import ask_admin, find_named_end
     from cli.backends.target import write_shell_options
     from cli.text.exit_codes import ExitCode
     from cli.text.output import print_line
+    from shared.model.adoption.explain import ResolvedName
 
     target = options.get_target(context)
 
@@ -77,6 +80,12 @@ def explain(
         ends = [await find_named_end(target, text, namespace) for text in (source, destination)]
         dialling, dialled = write_source(source, ends[0]), write_destination(destination, ends[1])
         explained, known, hosts, named = await _explain(client, dialling, dialled)
+        looked_up = tuple(
+            ResolvedName(asked=text, end=end.text, port=end.port)
+            for text, end in zip((source, destination), ends, strict=True)
+            if end is not None
+        )
+        explained = msgspec.structs.replace(explained, resolved=looked_up + explained.resolved)
         return explained, known, hosts, [*(end.note for end in ends if end is not None), *named]
 
     explained, known, hosts, named = ask_admin(target, ask)
@@ -105,6 +114,7 @@ async def _explain(
     import msgspec
 
     from cli.text.printable import escape
+    from shared.model.adoption.explain import ResolvedName
     from shared.model.adoption.explain import explain as ask
 
     states = {state.namespace: state for state in (await client.list_namespaces()).namespaces}
@@ -114,19 +124,24 @@ async def _explain(
     name, port = split_port(destination)
     known = list_known(states, sidecars)
     named: list[str] = []
+    resolved: list[ResolvedName] = []
     asked = source, name
     source, name = (name_pods_workload(each, known, sidecars) for each in asked)
     if name == asked[1] and _is_unknown(name, known):
         name, port = await _find_backend(client, name, port)
     for before, after in zip(asked, (source, name), strict=True):
         if before != after:
-            named.append(escape(f"{before} is {after}" + (f", port {port}" if before is asked[1] else "")))
+            is_dialled = before is asked[1]
+            named.append(escape(f"{before} is {after}" + (f", port {port}" if is_dialled else "")))
+            resolved.append(ResolvedName(asked=before, end=after, port=port if is_dialled else None))
     ends = read_end(source, states, sidecars), read_end(name, states, sidecars)
     unknown = dict.fromkeys(end.workload for end in ends if end.workload and end.workload not in known)
     state = states.get(ends[0].workload.partition("/")[0])
     rules = state.rules if state else ()
     hosts = tuple(dict.fromkeys(host for rule in rules for peer in rule.peers for host in peer.hosts))
-    return msgspec.structs.replace(ask(*ends, port, states), unknown=tuple(unknown)), known, hosts, named
+    explained = ask(*ends, port, states)
+    explained = msgspec.structs.replace(explained, unknown=tuple(unknown), resolved=tuple(resolved))
+    return explained, known, hosts, named
 
 
 def _is_unknown(text: str, known: frozenset[str]) -> bool:

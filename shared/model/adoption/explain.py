@@ -38,11 +38,27 @@ class SideAnswer(msgspec.Struct, frozen=True, kw_only=True):
     missing: tuple[tuple[Reason, Fix], ...] = ()
 
 
+class ResolvedName(msgspec.Struct, frozen=True, kw_only=True):
+    """What a name that was asked about was taken for.
+
+    Attributes:
+        asked: a pod's, another sidecar's or a Service's name. What the API server was asked is as it was written; what
+            the CA knows is without its port.
+        end: the workload, with ``@PROGRAM`` if that was asked for, or the address, that the answer is about.
+        port: the destination's; None: of who connects.
+    """
+
+    asked: str
+    end: str
+    port: int | None = None
+
+
 class Explained(msgspec.Struct, frozen=True, kw_only=True):
     """A connection's answers: the stricter side decides. No side is asked where neither end is in the mesh.
 
     Attributes:
         unknown: workloads of which the CA knows no sidecar and no approved program.
+        resolved: names of pods and Services that were asked about.
     """
 
     source: PartyRecord
@@ -51,6 +67,7 @@ class Explained(msgspec.Struct, frozen=True, kw_only=True):
     allowed: bool
     sides: tuple[SideAnswer, ...]
     unknown: tuple[str, ...] = ()
+    resolved: tuple[ResolvedName, ...] = ()
 
 
 def explain(

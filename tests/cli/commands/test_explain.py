@@ -91,6 +91,11 @@ def test_a_pod_is_its_workload_and_a_service_what_it_was_seen_to_lead_to(
     assert "shop/web " in printed and "shop/db " in printed and "port 5432: allowed" in printed
     assert "shop/web-5d9f is shop/web\n" in printed
     assert "shop/orders is shop/db, port 5432\n" in printed
+    assert run(["explain", "shop/web-5d9f", "shop/orders:80", "--json"]) == ExitCode.SUCCESS
+    assert msgspec.json.decode(capsys.readouterr().out)["resolved"] == [
+        {"asked": "shop/web-5d9f", "end": "shop/web", "port": None},
+        {"asked": "shop/orders", "end": "shop/db", "port": 5432},
+    ]
     assert run(["explain", "shop/db", "shop/web-5d9f:80"]) == ExitCode.SUCCESS
     other = make_edge(WEB_END, WEB_END, msgspec.structs.replace(ALLOW, service="shop/orders:80"), port=80)
     shop.answers["GET /v1/namespaces/shop/edges"] = list_edges(edge, other)
@@ -171,7 +176,9 @@ def test_a_pod_and_a_service_are_resolved_by_the_cluster_with_the_users_rights(
     assert printed[-2:] == ["pod/shop/web-0 is shop/web", "svc/shop/db is shop/db, port 5433 (2 pods)"]
     assert ("labelSelector", "app=db") in api.requests[-1][1].items()
     assert run(["explain", f"pod/shop/web-0@{'c' * 64}", "shop/db:5433", "-k", "--json"]) == ExitCode.CHECK_FAILED
-    assert msgspec.json.decode(capsys.readouterr().out)["source"]["program"] == f"sha256:{'c' * 64}"
+    answer = msgspec.json.decode(capsys.readouterr().out)
+    assert answer["source"]["program"] == f"sha256:{'c' * 64}"
+    assert answer["resolved"] == [{"asked": f"pod/shop/web-0@{'c' * 64}", "end": f"shop/web@{'c' * 64}", "port": None}]
     for wrong in (["svc/shop/db", "shop/db:80"], ["shop/web", "pod/shop/web-0"]):
         assert run(["explain", *wrong, "-k"]) == ExitCode.BAD_INPUT
     assert run(["explain", "shop/web", "svc/shop/cache:80", "-k"]) == ExitCode.NOT_FOUND

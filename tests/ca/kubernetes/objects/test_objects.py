@@ -30,7 +30,7 @@ from ca.store.store import Store
 from shared.model.errors import UnavailableError
 from shared.model.identity.program import Program
 from shared.model.kubernetes.contract import FORCE_EXPLICIT
-from shared.model.policy.modes import make_modes
+from shared.model.policy.modes import make_modes, read_modes
 from shared.model.policy.rules import Mode, PolicyDraft, put_draft_in_force
 from shared.model.wire.admin_audit import AuditActor, read_entry
 from tests.ca.founded import NOW, opened
@@ -122,7 +122,10 @@ async def test_neither_leaving_the_mode_out_nor_deleting_the_policy_loosens(tmp_
 async def test_a_mode_on_trial_goes_back_whichever_leader_looks_when_its_time_is_up(tmp_path: Path) -> None:
     """The object says all that is needed, and nothing writes it: a leader that comes later knows the same."""
     until = datetime.datetime.fromtimestamp(NOW + 600, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    tried = policy({"mode": "explicit", "trial": {"backTo": "permissive", "until": until}, "rules": [RULE]})
+    trial_spec = {"backTo": "permissive", "until": until}
+    # To try one workload, the others have the present mode as their own, which the trial leaves alone.
+    others = {"cart": "permissive"}
+    tried = policy({"mode": "explicit", "trial": trial_spec, "workloadModes": others, "rules": [RULE]})
     async with writing(tmp_path) as first:
         store = first.store
         await first.put(tried)
@@ -141,6 +144,7 @@ async def test_a_mode_on_trial_goes_back_whichever_leader_looks_when_its_time_is
         await second.put(tried)
         state = await store.namespaces.get_state("shop")
         assert (state.mode, [rule.name for rule in state.rules]) == (Mode.PERMISSIVE, ["web"])
+        assert read_modes(state.workload_modes) == others
         assert await store.history.get_trial("shop") is None
         outcome = second.writer.outcomes[MESH_POLICY, "shop", "default"]
         assert (outcome.is_accepted, outcome.message) == (
