@@ -23,7 +23,7 @@ async def test_a_silent_sidecar_is_named_and_its_stream_opened_anew(
         assert b'touchmark_ca_rotation_step{step="prepared"} 1.0' in services.metrics.render()
         assert services.hub.get("silent") is not None
         clock.shift_s = laggards.REOPENED_AFTER_S + 1
-        await asyncio.wait_for(silent.stream.wait_closed(), 20)
+        await asyncio.wait_for(silent.stream.wait_closed(), 120)
         assert silent.stream.close_code == 1013  # Try again later.
         assert "rotation_waits" in capsys.readouterr().out
         await services.rotation.revert()

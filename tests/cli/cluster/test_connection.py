@@ -84,11 +84,12 @@ async def test_a_server_that_is_silent_or_away_is_unreachable(api: FakeAPI, monk
         await asyncio.sleep(2)
         return web.Response()
 
-    monkeypatch.setattr(connection, "REQUEST_DEADLINE_S", 0.2)
     api.answers["GET /version"] = [web.Response(body=b"<html>a proxy</html>"), wait]
     async with connect() as cluster:
         with pytest.raises(UnreachableError, match="like an API server"):
             await cluster.get_path("/version")
+    monkeypatch.setattr(connection, "REQUEST_DEADLINE_S", 0.2)
+    async with connect() as cluster:
         with pytest.raises(UnreachableError, match="can't be reached within"):
             await cluster.get_path("/version")
     async with connect() as cluster:

@@ -34,7 +34,7 @@ async def photograph(url: str, folder: Path, directory: Path) -> None:
             await tab.show_as(width=_WIDTH, height=_HEIGHT, scheme=scheme)
             await tab.open(f"{url}#token={TOKEN}", "document.querySelector('tbody')")
             await tab.run("location.hash = '#/ns/shop?show=all'")
-            await tab.wait_for("document.querySelector('.picture')")
+            await tab.wait_for("document.querySelector('.picture') && document.querySelector('.where')")
             (folder / f"ui-{scheme}.png").write_bytes(await tab.photograph())
         await tab.show_as(width=_WIDTH, height=_HEIGHT + 300, scheme="light")
         await tab.run("location.hash = '#/ns/shop?show=all&rules=draft'")

@@ -60,7 +60,11 @@ async def tab(browser: Tab, page: Served) -> AsyncIterator[Tab]:
 
 
 async def go(tab: Tab, view: str, wanted: str = "") -> None:
-    await tab.run(f"location.hash = '#{view}'")
+    """Change the fragment; the view before, which may have what is wanted as well, is gone when this waits."""
+    await tab.run(
+        f"new Promise((done) => {{ if (location.hash === '#{view}') return done();"
+        f" addEventListener('hashchange', () => setTimeout(done), {{once: true}}); location.hash = '#{view}'; }})"
+    )
     await tab.wait_for(wanted or VIEWS[view])
 
 

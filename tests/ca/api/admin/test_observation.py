@@ -246,7 +246,7 @@ async def test_connections_are_gathered_from_all_and_the_silent_are_named(servic
     async with FakeSidecar(services) as talker, FakeSidecar(services) as silent:
         await talker.enrol("talker")
         await silent.enrol("silent", workload="shop/db")
-        asked = asyncio.create_task(admin.get("/v1/connections", api.ConnectionList, timeout_s="0.5", limit="5"))
+        asked = asyncio.create_task(admin.get("/v1/connections", api.ConnectionList, timeout_s="3", limit="5"))
         query = await talker.expect(ConnectionsQuery)
         assert query.limit == 5
         # An answer to what nobody asked is passed over.

@@ -143,9 +143,9 @@ async def test_a_silent_watch_and_an_endless_line_are_losses(tmp_path: Path, mon
 
     monkeypatch.setattr(client_module, "MAX_LINE_BYTES", 1000)
     async with faked(tmp_path, handle) as client:
-        for path, said in (("/endless", "larger than"), ("/silent", "in time")):
+        for path, said, idle_s in (("/endless", "larger than", 60.0), ("/silent", "in time", 0.2)):
             with pytest.raises(UnavailableError, match=said):
-                async with client.follow(path, query={}, idle_s=0.2) as lines:
+                async with client.follow(path, query={}, idle_s=idle_s) as lines:
                     async for _ in lines:
                         pass
 
