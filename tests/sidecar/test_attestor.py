@@ -601,10 +601,13 @@ def _steal(pid: int, inode: int) -> int:
 
 @contextmanager
 def reserving() -> Iterator[int]:
-    """A loopback port for listeners that share it; bound throughout, so that no connection gets it meanwhile."""
+    """A port for listeners that share it; bound throughout at every address, so that nobody else gets it meanwhile.
+
+    At one address only, a connection from 127.0.0.2 may have the same number, and then nobody can listen at 0.0.0.0.
+    """
     with socket.socket() as reserved:
         reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        reserved.bind(("127.0.0.1", 0))
+        reserved.bind(("0.0.0.0", 0))
         yield int(reserved.getsockname()[1])
 
 
