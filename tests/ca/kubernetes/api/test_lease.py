@@ -148,8 +148,8 @@ async def test_the_first_leads_and_gives_the_lease_back(tmp_path: Path, clock: C
             async with standing(two):
                 for _ in range(20):  # Twice the Lease's time and more.
                     writes, reads = leases.writes, leases.reads
-                    await eventually(lambda writes=writes: leases.writes > writes)  # type: ignore[misc]
-                    await eventually(lambda reads=reads: leases.reads > reads)  # type: ignore[misc]
+                    await eventually(lambda writes=writes: leases.writes > writes)
+                    await eventually(lambda reads=reads: leases.reads > reads)
                     clock.now += lease_module.LEASE_S / 8
                 assert one.working and not two.started  # It renews, so that nobody takes over.
                 assert one.leadership.is_leader and not two.leadership.is_leader
@@ -210,7 +210,7 @@ async def test_times_in_the_lease_mean_nothing(tmp_path: Path, clock: Clock) -> 
                 leases.lease["spec"]["renewTime"] = f"2001-01-01T00:00:{second:02}.000000Z"
                 leases.touch()
                 reads = leases.reads
-                await eventually(lambda reads=reads: leases.reads > reads + 1)  # type: ignore[misc]
+                await eventually(lambda reads=reads: leases.reads > reads + 1)
                 clock.now += lease_module.LEASE_S / 5
             assert not replica.started
 
@@ -260,7 +260,7 @@ async def test_somebodys_annotation_on_the_lease_changes_nothing(tmp_path: Path,
             for _ in range(5):
                 leases.touch()
                 writes = leases.writes
-                await eventually(lambda writes=writes: leases.writes > writes)  # type: ignore[misc]
+                await eventually(lambda writes=writes: leases.writes > writes)
             assert replica.working and replica.started == 1
 
 
