@@ -21,6 +21,7 @@ from sidecar.settings.configuration import Configuration, OutboundListener
 from sidecar.sockets.address import Endpoint
 from sidecar.sockets.ending import close_after_delivery
 from sidecar.tls.handshake_gate import HandshakeGate
+from tests.free_ports import free_port
 from tests.sidecar.little_ca import until
 from tests.sidecar.pair import running_pair
 from tests.sidecar.test_outbound import echo
@@ -32,9 +33,7 @@ def outbound(*ports: int) -> Configuration:
 
 
 def test_a_taken_port_is_named_and_the_others_are_closed_again() -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        free = probe.getsockname()[1]
+    free = free_port()
     with socket.create_server(("127.0.0.1", 0)) as taken:
         with pytest.raises(MachineError, match=str(taken.getsockname()[1])):
             open_doors(outbound(free, taken.getsockname()[1]))

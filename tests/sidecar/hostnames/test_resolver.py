@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import socket
-
 from sidecar.hostnames.resolver import VERSIONS, Resolved, Resolver
+from tests.free_ports import free_port
 from tests.sidecar.hostnames.little_dns import LittleDns, running_dns
 
 NAME = "api.example.com"
@@ -33,17 +32,14 @@ async def test_an_answer_that_doesnt_fit_is_asked_for_by_tcp() -> None:
 
 
 async def test_the_next_nameserver_is_asked_where_one_fails() -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as closed:
-        closed.bind(("127.0.0.1", 0))
-        nobody = closed.getsockname()
-        closed.close()
-        async with (
-            running_dns(LittleDns(code=2)) as broken,
-            running_dns(LittleDns(addresses={NAME: ["192.0.2.7"]})) as dns,
-        ):
-            found = await make_resolver(nobody, broken.endpoint, dns.endpoint).resolve(NAME, 4)
-            assert (found.addresses, found.failure) == (("192.0.2.7",), "")
-            assert broken.asked
+    nobody = ("127.0.0.1", free_port())
+    async with (
+        running_dns(LittleDns(code=2)) as broken,
+        running_dns(LittleDns(addresses={NAME: ["192.0.2.7"]})) as dns,
+    ):
+        found = await make_resolver(nobody, broken.endpoint, dns.endpoint).resolve(NAME, 4)
+        assert (found.addresses, found.failure) == (("192.0.2.7",), "")
+        assert broken.asked
 
 
 async def test_a_name_that_doesnt_exist_is_an_answer() -> None:
