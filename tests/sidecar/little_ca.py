@@ -58,6 +58,7 @@ from shared.model.wire.messages import (
 )
 from shared.model.wire.protocol import list_subprotocols
 from shared.runtime.memory import load_key
+from tests.free_ports import free_port
 
 TRUST_DOMAIN = "touchmark.test"
 Key = ec.EllipticCurvePrivateKey
@@ -256,6 +257,8 @@ class LittleCA:
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[LittleCA]:
         """Serve on a port of ``host`` (the same one when it is served again)."""
+        # One that the kernel chose could be another listener's in between.
+        self.port = self.port or (free_port(self.host) if self.host.startswith("127.") else 0)
         key = ec.generate_private_key(ec.SECP256R1())
         leaf = sign_leaf(self.issuer, key.public_key(), self.server_uri, addresses=(self.host,))
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
