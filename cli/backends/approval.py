@@ -171,7 +171,7 @@ def decide_code(
     return ApprovedCode(objects=tuple(sorted(objects.values(), key=_by_path)), check=check, jit=is_jit)
 
 
-def refuse_weakness(candidates: Sequence[Candidate], *, weak: bool) -> None:
+def refuse_weakness(candidates: Sequence[Candidate], workload: Workload, *, weak: bool) -> None:
     """Refuse interpreters and multi-call binaries that aren't approved as such.
 
     Passing this check doesn't prove that a program is strong: it knows common names and strings only.
@@ -184,13 +184,13 @@ def refuse_weakness(candidates: Sequence[Candidate], *, weak: bool) -> None:
             # A process of it always has one, if it is `none`.
             raise InputError(
                 f"{candidate.source} is approved for a main script: without one no process of it matches",
-                hint=_advise(candidate),
+                hint=f"nothing is approved; {_advise(candidate)}",
             )
         if candidate.weakness and not weak:
             raise InputError(
-                f"{candidate.source or candidate.program} is {candidate.weakness}: "
+                f"{candidate.source or candidate.program}, for {workload}, is {candidate.weakness}: "
                 "approving it approves any code that it runs",
-                hint=_advise(candidate),
+                hint=f"nothing is approved; {_advise(candidate)}",
             )
 
 

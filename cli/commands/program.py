@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from shared.model.adoption.program_queue import ProgramQueue
     from shared.model.identity.identity import Workload
     from shared.model.identity.program import Program
-    from shared.model.wire.admin import ProgramView
+    from shared.model.wire.admin import ProgramRequest, ProgramView
 
 _APPROVED: JsonResult[ProgramView] = JsonResult(note="nothing if no program was found or chosen: exit code 11")
 _ALL_APPROVED: JsonResult[Sequence[ProgramView]] = JsonResult(when="programs of the queue, or several workloads")
@@ -172,22 +172,25 @@ def approve(
     extra = read_objects(loads or [])
     since_s = parse_duration(since, "--since")
 
+    requests: list[ProgramRequest] = []
+
     async def converse(backend: PolicyBackend) -> list[tuple[ProgramView, bool]]:
         chosen = dict.fromkeys(subjects, candidates)
         for subject in subjects if from_decisions else ():
             seen = await approval.find_seen(backend, subject, since_s=since_s)
             chosen[subject] = _choose(seen, subject, everything=yes, as_json=as_json)
-        requests = []
         for subject, each in chosen.items():
             if not each:
                 continue
-            approval.refuse_weakness(each, weak=weak)
+            approval.refuse_weakness(each, subject, weak=weak)
+            # Of several workloads, those without an interpreter get an approval like any other.
+            is_weak = weak and (not from_decisions or any(candidate.weakness for candidate in each))
             wanted = None
             if lists_code:
                 check = None if code is None else CodeCheck(code.value)
-                wanted = approval.decide_code(each, extra, check=check, is_jit=jit, weak=weak)
+                wanted = approval.decide_code(each, extra, check=check, is_jit=jit, weak=is_weak)
             user = await backend.name_user()
-            request = approval.make_request(subject, each, name=name, weak=weak, approved_by=user, code=wanted)
+            request = approval.make_request(subject, each, name=name, weak=is_weak, approved_by=user, code=wanted)
             requests.append(request)
         return [await backend.approve_programs(request) for request in requests]
 
@@ -195,7 +198,7 @@ def approve(
     if not approved:
         print_note("nothing approved")
     elif len(subjects) == 1:
-        _show_approved(*approved[0], weak=weak, as_json=as_json)
+        _show_approved(*approved[0], weak=requests[0].weak, as_json=as_json)
     else:
         _show_all_approved(approved, as_json=as_json)
     if len(approved) < len(subjects):

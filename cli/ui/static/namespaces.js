@@ -73,13 +73,13 @@ function describe(row, answer, since) {
   if (!answer) return [name, row.mode, "…", "…", "…", row.rules, row.programs];
   if (answer.error) return [name, row.mode, html`<span class="hint">${answer.error.message}</span>`, "-", "-", row.rules, row.programs];
   const { readiness, causes } = answer;
-  const connections = causes.reduce((sum, each) => sum + each.connections, 0);
+  // How many connections isn't said: one may need several changes, and stands with each.
   const unknowns = readiness.unknowns.length ? `; ${count(readiness.unknowns.length, "thing")} unknown` : "";
   return [
     name,
     row.mode,
     html`<a href=${link("ready")}><${Mark} word=${readiness.verdict ?? "unknown"} /><span class="unseen"> (${row.name})</span></a>`,
-    causes.length ? `${count(connections, "connection")}, ${count(causes.length, "change")} missing` : "nothing that was seen",
+    causes.length ? `connections that were seen: ${count(causes.length, "change is", "changes are")} missing` : "nothing that was seen",
     `${readiness.sidecars_reported} of ${count(readiness.sidecars_total, "sidecar")}${unknowns}`,
     row.rules,
     row.programs,

@@ -67,7 +67,7 @@ def test_without_a_terminal_nothing_is_approved(shop: FakeCA) -> None:
     assert not shop.asked("POST /v1/programs")
 
 
-def test_an_interpreter_that_decisions_saw_needs_weak_too(shop: FakeCA) -> None:
+def test_an_interpreter_that_decisions_saw_needs_weak_too(shop: FakeCA, capsys: pytest.CaptureFixture[str]) -> None:
     record = msgspec.structs.replace(
         DENIAL.record,
         process=ProcessRecord(path="/usr/bin/python3.11"),
@@ -75,6 +75,21 @@ def test_an_interpreter_that_decisions_saw_needs_weak_too(shop: FakeCA) -> None:
     )
     shop.answers["GET /v1/decisions"] = DecisionList(decisions=(msgspec.structs.replace(DENIAL, record=record),))
     assert run(["program", "approve", "shop/client", "--from-decisions", "--yes"]) == ExitCode.BAD_INPUT
+    assert "nothing is approved" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("path", "is_weak"), [("/usr/bin/busybox", True), ("/usr/bin/curl", False)])
+def test_an_approval_from_decisions_is_weak_only_where_a_program_is(shop: FakeCA, path: str, is_weak: bool) -> None:
+    """Said for several workloads at once, --weak would mark those that need it not, and let them load anything."""
+    record = msgspec.structs.replace(
+        DENIAL.record,
+        process=ProcessRecord(path=path),
+        source=PartyRecord(workload="shop/client", program=f"sha256:{'ab' * 32}"),
+    )
+    shop.answers["GET /v1/decisions"] = DecisionList(decisions=(msgspec.structs.replace(DENIAL, record=record),))
+    run(["program", "approve", "shop/client", "--from-decisions", "--yes", "--weak"])
+    [request] = shop.asked("POST /v1/programs")
+    assert request.get("weak", False) is is_weak
 
 
 LIBC = LoadedObject(path="/lib/libc.so.6", digest="1" * 64)
