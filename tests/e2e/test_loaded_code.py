@@ -46,7 +46,10 @@ def curl(shop: Shop) -> Curl:
     shutil.copy(found, executable.path)
     with executable.path.open("ab") as file:
         file.write(executable.path.name.encode())
-    return Curl(executable=executable, intruder=make_library(executable.path.parent, f"{executable.path.name}.so"))
+    intruder = make_library(executable.path.parent, f"{executable.path.name}.so")
+    with intruder.open("ab") as library:  # A test approves it, for all of its workload's programs.
+        library.write(executable.path.name.encode())
+    return Curl(executable=executable, intruder=intruder)
 
 
 def closure(executable: Executable) -> tuple[LoadedObject, ...]:
