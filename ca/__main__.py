@@ -24,7 +24,7 @@ from ca.settings.configuration import Configuration
 from ca.settings.settings import parse_arguments
 from shared.model.errors import TouchmarkError
 from shared.model.version import VERSION
-from shared.runtime.interpreter import quicken_enumerations, spare_what_lives
+from shared.runtime.interpreter import keep_large_blocks_apart, quicken_enumerations, spare_what_lives
 
 _OFFLINE: Final = {"restore": run_restore, "rewrap": run_rewrap}
 
@@ -40,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         configuration = parse_arguments(given)
         _configure_logs(configuration.log_level)
+        keep_large_blocks_apart()
         uvloop.run(_run(configuration))
     except TouchmarkError as error:
         print(f"error[{error.code}]: {error.message}", file=sys.stderr)

@@ -165,16 +165,14 @@ class ConnectionRoom:
             kind.remove(visitor)
 
 
-def make_request_marker(*rooms: ConnectionRoom) -> Middleware:
+def make_request_marker(room: ConnectionRoom) -> Middleware:
     """Return the outermost middleware, which keeps the places of connections whose requests are answered."""
 
     @web.middleware
     async def mark(
         request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
-        with contextlib.ExitStack() as stack:
-            for room in rooms:
-                stack.enter_context(room.asking(request.protocol))
+        with room.asking(request.protocol):
             return await handler(request)
 
     return mark

@@ -178,9 +178,18 @@ class Issuance:
         # Not cancelled with the stream that asked: what is in the ledger then is what the next stream is given.
         issuing = self._recent[asked] = asyncio.create_task(work, name=f"issue-once-{instance}")
         issuing.add_done_callback(_note_outcome)
-        while len(self._recent) > _MAX_RECENT:
-            self._recent.popitem(last=False)
+        self._recent.move_to_end(asked)
+        self._forget_older(now)
         return await asyncio.shield(issuing)
+
+    def _forget_older(self, now: float) -> None:
+        """Forget answers that are given to nobody any more: each holds as much as its stream does."""
+        while len(self._recent) > 1:
+            oldest = next(iter(self._recent.values()))
+            is_needed = not oldest.done() or self._may_be_repeated(oldest, now)
+            if is_needed and len(self._recent) <= _MAX_RECENT:
+                return
+            self._recent.popitem(last=False)
 
     @staticmethod
     def _may_be_repeated(issued: asyncio.Task[IssuedChain], now: float) -> bool:

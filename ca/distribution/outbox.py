@@ -1,4 +1,4 @@
-"""What waits to be sent to one sidecar: bounded, and newest state only. No I/O; ``take`` waits.
+"""What waits to be sent to one sidecar: bounded, and newest state only. No I/O, and nobody waits here.
 
 State messages (a bundle, a namespace's state, a directory entry) replace the one of the same key that still waits: a
 slow sidecar gets the newest state instead of a history, and the queue can't grow by it. Answers are kept as they are.
@@ -6,8 +6,7 @@ slow sidecar gets the newest state instead of a history, and the queue can't gro
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 
 # More than a sidecar ever asks for at once; a peer that lets this much wait doesn't read.
 MAX_MESSAGES = 4096
@@ -23,7 +22,12 @@ class Outbox:
 
     Arguments:
         max_messages, max_bytes: beyond either, ``put`` raises.
+
+    Attributes:
+        on_put: called after each message that was queued; None: nobody sends yet, or any more.
     """
+
+    __slots__ = ("_bytes", "_max_bytes", "_max_messages", "_number", "_waiting", "on_put")
 
     def __init__(self, *, max_messages: int = MAX_MESSAGES, max_bytes: int = MAX_BYTES) -> None:
         self._waiting: dict[Hashable, bytes] = {}
@@ -31,7 +35,7 @@ class Outbox:
         self._number = 0
         self._max_messages = max_messages
         self._max_bytes = max_bytes
-        self._has_some = asyncio.Event()
+        self.on_put: Callable[[], None] | None = None
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -52,13 +56,17 @@ class Outbox:
             raise OutboxFullError
         self._waiting[key] = data
         self._bytes = size
-        self._has_some.set()
+        if self.on_put is not None:
+            self.on_put()
 
-    async def take(self) -> bytes:
-        """Wait for the next message and remove it."""
-        while not self._waiting:
-            self._has_some.clear()
-            await self._has_some.wait()
+    def take(self) -> bytes:
+        """Remove the next message and return it.
+
+        Raises:
+            LookupError: nothing waits.
+        """
+        if not self._waiting:
+            raise LookupError("nothing waits")
         key = next(iter(self._waiting))
         data = self._waiting.pop(key)
         self._bytes -= len(data)

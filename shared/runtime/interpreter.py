@@ -6,6 +6,7 @@ on the loop itself (``sidecar/slices.py``).
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import sys
 from contextlib import suppress
@@ -20,6 +21,8 @@ LOCK_S: Final = 0.0005
 # with the next generation, which is every second collection, are up to 2.4 ms, beside a slice of other work; of 100,000
 # it was up to 30. The oldest are seldom looked at.
 _GC_THRESHOLDS: Final = (1_000, 0, 900)
+_M_MMAP_THRESHOLD: Final = -3  # malloc.h
+_LARGE_BYTES: Final = 128 * 1024
 
 
 def share_lock() -> None:
@@ -55,3 +58,18 @@ def quicken_enumerations() -> None:
     """
     with suppress(AttributeError):
         delattr(EnumType, "__getattr__")
+
+
+def keep_large_blocks_apart() -> bool:
+    """Let each block of memory of 128 KiB or more have pages of its own, which the kernel gets back with it.
+
+    glibc begins so, but stops once such a block is freed. Each TLS connection has 256 KiB to read into, of which a
+    silent one ever touches a page or two: taken from the heap they are also pages that others have left there.
+
+    Returns:
+        whether this C library can be told so (mallopt(3)).
+    """
+    try:
+        return bool(ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES))
+    except (AttributeError, OSError):
+        return False

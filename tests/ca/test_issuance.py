@@ -136,6 +136,8 @@ async def test_the_same_key_asking_again_gets_the_same_answer_once_it_is_decided
         assert await core.store.ledger.get(first.record.serial) == first.record
         others = [await ask(instance="b"), await ask(of=make_csr()), await ask(now=NOW + 61)]
         assert len({each.record.serial for each in (first, *others)}) == 4
+        # What nobody is given any more isn't kept: by a clock that was set back it would be given again.
+        assert (await ask(instance="b", now=NOW + 2)).record.serial != others[0].record.serial
         await core.store.namespaces.set_mode("shop", Mode.EXPLICIT)
         with pytest.raises(IssuanceRefused):
             await ask(now=NOW + 62)

@@ -48,8 +48,8 @@ class CertificateRequests:
         self._tracer = tracer
         self._clock = clock
 
-    async def answer(self, session: Session, request: CertificateRequest) -> None:
-        """Put the certificate, or why there is none, into the session's outbox."""
+    async def answer(self, session: Session, request: CertificateRequest) -> CertificateIssued | CertificateRefused:
+        """Return the certificate, or why there is none."""
         begin = time.perf_counter()
         try:
             with self._tracer.begin("issue certificate") as traced:
@@ -61,11 +61,10 @@ class CertificateRequests:
             reason = str(Reason.CA_UNAVAILABLE if isinstance(error, UnavailableError) else error.reason)
             self._metrics.issue_refused.labels(reason=reason).inc()
             _log.info("certificate_refused", instance=session.instance, reason=reason, message=error.message)
-            session.send(CertificateRefused(request=request.request, reason=reason, message=error.message))
-            return
+            return CertificateRefused(request=request.request, reason=reason, message=error.message)
         self._metrics.issued.labels(kind=issued.record.identity.kind.value).inc()
         self._metrics.issue_seconds.observe(time.perf_counter() - begin)
-        session.send(CertificateIssued(request=request.request, chain=issued.chain))
+        return CertificateIssued(request=request.request, chain=issued.chain)
 
     async def _issue(self, session: Session, request: CertificateRequest) -> IssuedChain:
         now = self._clock()

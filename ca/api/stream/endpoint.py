@@ -28,6 +28,7 @@ from ca.api.stream.messages import SidecarMessages
 from ca.authenticate.renewal_key import Channel
 from ca.connections import ConnectionRoom
 from ca.distribution.hub import Hub
+from ca.distribution.session import Session
 from ca.kubernetes.view import ClusterView
 from ca.metrics import Metrics
 from ca.places import NoPlaceError, Places
@@ -110,15 +111,8 @@ class StreamEndpoint:
         )
         if not websocket.can_prepare(request):
             return web.Response(status=426, text="a WebSocket, please\n", headers={"Upgrade": "websocket"})
-        channel = self._describe_channel(request) if protocol > 1 else None
-        if channel is not None:
-            websocket.headers[NONCE_HEADER] = format_nonce(channel.nonce)
         try:
-            message = await self._receive_first(request, websocket)
-            leaf = _peer_certificate(request) if isinstance(message, Resume) else None
-            session = await self._joining.open(
-                message, leaf, protocol=protocol, origin=request.remote or "", channel=channel
-            )
+            session = await self._open(request, websocket, protocol)
         except NoPlaceError:
             return self._turn_away()
         except TouchmarkError as error:
@@ -134,6 +128,20 @@ class StreamEndpoint:
         finally:
             await self._joining.close(session)
         return websocket
+
+    async def _open(self, request: web.Request, websocket: web.WebSocketResponse, protocol: int) -> Session:
+        """Open a session by the first message. Apart: what that needs isn't held for as long as the stream lives.
+
+        Raises:
+            NoPlaceError: there are too many.
+            TouchmarkError: the peer is to be refused.
+        """
+        channel = self._describe_channel(request) if protocol > 1 else None
+        if channel is not None:
+            websocket.headers[NONCE_HEADER] = format_nonce(channel.nonce)
+        message = await self._receive_first(request, websocket)
+        leaf = _peer_certificate(request) if isinstance(message, Resume) else None
+        return await self._joining.open(message, leaf, protocol=protocol, origin=request.remote or "", channel=channel)
 
     def _describe_channel(self, request: web.Request) -> Channel | None:
         connection = _get_tls(request)

@@ -31,7 +31,7 @@ def make_hub(*sessions: Session) -> Hub:
 
 
 async def received(session: Session) -> list[FromCA]:
-    return [decode_from_ca(await session.outbox.take()) for _ in range(len(session.outbox))]
+    return [decode_from_ca(session.outbox.take()) for _ in range(len(session.outbox))]
 
 
 async def test_a_state_reaches_its_subscribers_alone_and_the_newest_stays() -> None:

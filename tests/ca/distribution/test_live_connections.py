@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from ca.distribution.live_connections import MAX_OPEN_REPORTS, Survey
+from ca.distribution.session import Session
 from shared.model.wire.messages import ConnectionsQuery, ConnectionsReport, decode_from_ca
 from tests.ca.api.admin.test_observation import CONNECTION
 from tests.ca.distribution.test_hub import make_hub, make_session
@@ -15,11 +16,17 @@ async def test_nobody_to_ask_is_answered_at_once() -> None:
     assert (result.connections, result.silent, result.truncated) == ((), (), False)
 
 
+async def take(session: Session) -> bytes:
+    while not len(session.outbox):
+        await asyncio.sleep(0)
+    return session.outbox.take()
+
+
 async def test_answers_are_gathered_up_to_the_limit() -> None:
     sessions = [make_session(name) for name in ("a", "b")]
     asked = asyncio.create_task(Survey(make_hub(*sessions)).ask_connections(limit=3, timeout_s=60))
     for session in sessions:
-        query = decode_from_ca(await session.outbox.take())
+        query = decode_from_ca(await take(session))
         assert isinstance(query, ConnectionsQuery)
         Survey.take_report(session, ConnectionsReport(request=query.request, connections=(CONNECTION,) * 2))
     result = await asked
@@ -64,7 +71,7 @@ async def test_an_answer_that_the_ca_hasnt_read_isnt_silence() -> None:
 async def test_an_operator_that_gives_up_leaves_nothing_behind() -> None:
     session = make_session("a")
     asked = asyncio.create_task(Survey(make_hub(session)).ask_connections(limit=1, timeout_s=60))
-    await session.outbox.take()
+    await take(session)
     asked.cancel()
     await asyncio.gather(asked, return_exceptions=True)
     assert session.reports == {}

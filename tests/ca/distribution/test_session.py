@@ -25,7 +25,7 @@ async def test_a_full_outbox_ends_the_stream_and_the_first_reason_stays() -> Non
     session.send(DecisionsStored(batch=2))
     session.end("shutdown")
     assert session.ended.result() == "slow"
-    assert decode_from_ca(await session.outbox.take()) == DecisionsStored(batch=1)
+    assert decode_from_ca(session.outbox.take()) == DecisionsStored(batch=1)
 
 
 async def test_subscriptions_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

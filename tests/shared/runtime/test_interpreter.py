@@ -53,3 +53,25 @@ except AttributeError:
 def test_members_of_enumerations_are_the_same_when_they_are_looked_up_quickly() -> None:
     found = subprocess.run([sys.executable, "-c", _LOOK_UP], capture_output=True, text=True, check=True, timeout=180)
     assert found.stdout.split() == ["True"] * 6
+
+
+_LARGE_BLOCKS = """
+import ctypes
+from shared.runtime.interpreter import keep_large_blocks_apart
+class Info(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_size_t) for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd", *"abcde")]
+library = ctypes.CDLL(None)
+library.mallinfo2.restype = Info
+library.malloc.restype, library.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+library.free.argtypes = [ctypes.c_void_p]
+print(keep_large_blocks_apart())
+library.free(library.malloc(256 * 1024))  # By default glibc takes such blocks from the heap from here on.
+before = library.mallinfo2().hblks
+library.malloc(256 * 1024)
+print(library.mallinfo2().hblks - before)
+"""
+
+
+def test_a_large_block_has_pages_of_its_own_also_after_one_was_freed() -> None:
+    found = subprocess.run([sys.executable, "-c", _LARGE_BLOCKS], capture_output=True, text=True, check=True)
+    assert found.stdout.split() == ["True", "1"]
