@@ -298,8 +298,11 @@ class Visitor(asyncio.Protocol):
             self._is_in = self._room.enter(self)
         else:
             self._is_in = self._room.has(self)  # Else it was closed in this very moment.
-            if self._is_in and transport.get_extra_info("peercert"):
+            shown = transport.get_extra_info("peercert")
+            if self._is_in and shown:
                 self._room.vouch(self)
+                # The event loop keeps this as long as the connection lives; who asks later asks OpenSSL for the DER.
+                shown.clear()
         if self._is_in:
             self.protocol.connection_made(transport)
         else:

@@ -6,6 +6,7 @@ Authentication happens once a stream, in ``ca/authenticate``; what follows is he
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import OrderedDict
 from dataclasses import dataclass
 
@@ -76,6 +77,7 @@ class Issuance:
         self._allowance = Allowance(self.leaf_lifetime_s)
         self._compiled: dict[str, NamespacePolicy] = {}
         self._recent: OrderedDict[_Asked, asyncio.Task[IssuedChain]] = OrderedDict()
+        self._looked = -math.inf
 
     async def issue_sidecar(self, grant: JoinGrant, csr_der: bytes, now: float) -> IssuedChain:
         """Issue the certificate of a sidecar itself, to one that was authenticated.
@@ -183,7 +185,10 @@ class Issuance:
         return await asyncio.shield(issuing)
 
     def _forget_older(self, now: float) -> None:
-        """Forget answers that are given to nobody any more: each holds as much as its stream does."""
+        """Forget answers that are given to nobody any more; each takes 2 KiB. Looked for once a second."""
+        if len(self._recent) <= _MAX_RECENT and abs(now - self._looked) < 1:
+            return
+        self._looked = now
         while len(self._recent) > 1:
             oldest = next(iter(self._recent.values()))
             is_needed = not oldest.done() or self._may_be_repeated(oldest, now)
