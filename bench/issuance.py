@@ -3,12 +3,15 @@
 Each client is one enrolled sidecar's stream, made with the sidecar's own dialling code, that asks for a program's
 certificate as soon as it has the last one. Requests are signed beforehand, so that the clients cost little; they still
 share the machine with the CA. Counted is what was issued, and checked against the CA's own ledger.
+
+With ``--database`` (an empty one of PostgreSQL) several processes of the CA may share the clients.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import sys
 import tempfile
@@ -51,33 +54,36 @@ _REQUESTS: Final = 4_096
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """What a run came to; ``cpu_us`` is the CA's alone, per certificate."""
+    """What a run came to; ``cpu_us`` is the CA's alone, per certificate, and ``clients_cpu_us`` that of all clients."""
 
     rate: float
     p50_ms: float
     p99_ms: float
     cpu_us: float
+    clients_cpu_us: float
     issued: int
 
 
-async def measure(ca: RunningCA, *, clients: int, duration_s: float) -> Result:
-    """Run the load against a running CA.
+async def measure(*cas: RunningCA, clients: int, duration_s: float) -> Result:
+    """Run the load against a running CA, or replicas of one in turn.
 
     Raises:
         BenchError: the CA refused or didn't answer, or its own count differs.
     """
     requests = [make_key_request().csr for _ in range(_REQUESTS)]
-    async with AdminClient(ca.admin_socket) as admin:
-        streams = [await _enrol(ca, admin, number) for number in range(clients)]
-        before = read_usage([ca.pid])
+    pids = [ca.pid for ca in cas]
+    async with contextlib.AsyncExitStack() as stack:
+        admins = [await stack.enter_async_context(AdminClient(ca.admin_socket)) for ca in cas]
+        streams = [await _enrol(cas[n % len(cas)], admins[n % len(cas)], n) for n in range(clients)]
+        before, own_before = read_usage(pids), time.process_time()
         started = time.perf_counter()
         ask = [_ask(stream, number, requests, started + duration_s) for number, stream in enumerate(streams)]
         latencies = [latency for each in await asyncio.gather(*ask) for latency in each]
         elapsed_s = time.perf_counter() - started
-        after = read_usage([ca.pid])
+        after, own_after = read_usage(pids), time.process_time()
         for stream in streams:
             await stream.close()
-        alive = (await admin.get_status()).certificates_alive
+        alive = (await admins[0].get_status()).certificates_alive
     if alive != len(latencies) + clients:
         raise BenchError(f"{len(latencies)} programs' certificates were received, the ledger holds {alive - clients}")
     return Result(
@@ -85,6 +91,7 @@ async def measure(ca: RunningCA, *, clients: int, duration_s: float) -> Result:
         p50_ms=median(latencies) * 1e3,
         p99_ms=percentile(latencies, 0.99) * 1e3,
         cpu_us=(after.cpu_us - before.cpu_us) / len(latencies),
+        clients_cpu_us=(own_after - own_before) * 1e6 / len(latencies),
         issued=len(latencies),
     )
 
@@ -133,10 +140,21 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.issuance")
     parser.add_argument("--clients", type=int, default=16, help="streams (default: 16)")
     parser.add_argument("--duration", type=float, default=5.0, help="seconds (default: 5)")
+    parser.add_argument("--database", default="", help="URL of an empty PostgreSQL database (default: SQLite)")
+    parser.add_argument("--processes", type=int, default=1, help="of the CA, on that database (default: 1)")
     options = parser.parse_args(arguments)
+    if options.processes > 1 and not options.database:
+        parser.error("several processes share a --database")
     try:
-        with tempfile.TemporaryDirectory(prefix="touchmark-bench-") as directory, run_ca(Path(directory)) as ca:
-            result = uvloop.run(measure(ca, clients=options.clients, duration_s=options.duration))
+        with contextlib.ExitStack() as stack:
+            directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="touchmark-bench-")))
+            cas = [
+                stack.enter_context(
+                    run_ca(directory, database=options.database, name=f"ca-{number}" if number else "ca")
+                )
+                for number in range(options.processes)
+            ]
+            result = uvloop.run(measure(*cas, clients=options.clients, duration_s=options.duration))
     except (TouchmarkError, TimeoutError) as error:
         print(f"✗ {error}", file=sys.stderr)
         return 1
@@ -148,6 +166,7 @@ def main(arguments: Sequence[str]) -> int:
                 "latency_p50_ms": round(result.p50_ms, 2),
                 "latency_p99_ms": round(result.p99_ms, 2),
                 "ca_cpu_us_per_certificate": round(result.cpu_us, 1),
+                "clients_cpu_us_per_certificate": round(result.clients_cpu_us, 1),
                 "issued": result.issued,
             }
         )

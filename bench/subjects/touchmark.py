@@ -58,21 +58,26 @@ def max_connections() -> int:
 
 
 @contextmanager
-def run_ca(directory: Path) -> Iterator[RunningCA]:
+def run_ca(directory: Path, *, database: str = "", name: str = "ca") -> Iterator[RunningCA]:
     """Start the real CA and end it.
+
+    Arguments:
+        database: a URL of PostgreSQL; empty: SQLite.
+        name: of the process; replicas of one database have a directory in common, and the key-encryption key in it.
 
     Raises:
         BenchError: it doesn't start.
     """
     (port,) = free_ports(1)
-    admin_socket = directory / "admin.sock"
+    admin_socket = directory / ("admin.sock" if name == "ca" else f"{name}.sock")
     with Processes(directory=directory) as processes:
         pid = processes.start(
-            "ca",
+            name,
             [
-                own_python(), "-m", "ca", "--data-dir", directory / "ca", "--kek-file", directory / "kek",
+                own_python(), "-m", "ca", "--data-dir", directory / name, "--kek-file", directory / "kek",
                 "--listen", f"127.0.0.1:{port}", "--admin-socket", admin_socket,
             ],
+            environment={"TOUCHMARK_DATABASE_URL": database} if database else None,
         )  # fmt: skip
         processes.wait_until_listening("127.0.0.1", port)
         deadline = time.monotonic() + START_TIMEOUT_S

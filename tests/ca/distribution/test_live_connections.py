@@ -51,7 +51,7 @@ async def test_a_stream_has_a_bounded_number_of_open_questions() -> None:
     assert len(done) == 1
     assert len(session.reports) == len(session.outbox) == MAX_OPEN_REPORTS
     for _ in range(MAX_OPEN_REPORTS):
-        query = decode_from_ca(await session.outbox.take())
+        query = decode_from_ca(await take(session))
         assert isinstance(query, ConnectionsQuery)
         Survey.take_report(session, ConnectionsReport(request=query.request, connections=()))
     silent = [result.silent for result in await asyncio.gather(*asked)]
