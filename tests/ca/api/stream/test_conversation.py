@@ -7,10 +7,13 @@ import asyncio
 import pytest
 
 from ca.api.stream import conversation, endpoint
+from ca.api.stream.certificate_requests import CertificateRequests
 from ca.api.stream.messages import SidecarMessages
 from ca.distribution.session import Session
 from ca.runtime.compose import RunningCA
 from shared.model.wire.messages import (
+    CertificateRefused,
+    CertificateRequest,
     DecisionsStored,
     FromSidecar,
     Subscribe,
@@ -67,3 +70,30 @@ async def test_a_session_says_that_its_messages_wait_for_the_ca(
         assert not session.is_read
         goes_on.set()
         await eventually(lambda: session.is_read)
+
+
+async def test_so_many_requests_are_in_work_at_once_and_all_are_answered(
+    services: RunningCA, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conversation, "MAX_REQUESTS_IN_WORK", 2)
+    in_work, most, goes_on = set[int](), 0, asyncio.Event()
+
+    async def answer(self: CertificateRequests, session: Session, request: CertificateRequest) -> CertificateRefused:
+        nonlocal most
+        in_work.add(request.request)
+        most = max(most, len(in_work))
+        if most == 2:
+            goes_on.set()
+        await goes_on.wait()
+        await asyncio.sleep(0)
+        in_work.remove(request.request)
+        return CertificateRefused(request=request.request, reason="overloaded", message="")
+
+    monkeypatch.setattr(CertificateRequests, "answer", answer)
+    async with FakeSidecar(services) as client:
+        await client.enrol("a")
+        for number in range(7):
+            await client.send(CertificateRequest(request=number, csr=b""))
+        answered = {(await client.expect(CertificateRefused)).request for _ in range(7)}
+    assert answered == set(range(7))
+    assert most == 2
