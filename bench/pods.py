@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import os
 import random
 import statistics
@@ -33,6 +34,7 @@ from scripts.kubernetes import isolation
 from scripts.kubernetes.__main__ import prepare_node
 from shared.model.kubernetes.contract import CAPTURE_CONTAINER, INJECT, POD_NAME_VARIABLE, SIDECAR_CONTAINER
 from tests.kubernetes.harness.node import Node
+from tests.kubernetes.harness.prepared_command import PreparedCommand
 from tests.kubernetes.node.mesh import Mesh
 
 NAMESPACE: Final = "bench"
@@ -201,8 +203,8 @@ def measure(*, rounds: int, sidecars: int) -> list[Spread]:
     node = Node()
     try:
         node.start()
-        with tempfile.TemporaryDirectory() as directory:
-            mesh = Mesh(node, Path(directory), volume=node.directory / "ca-data")
+        with tempfile.TemporaryDirectory() as directory, contextlib.closing(PreparedCommand()) as command:
+            mesh = Mesh(node, Path(directory), command, volume=node.directory / "ca-data")
             mesh.install()
             node.create_namespace(NAMESPACE)
             times = asyncio.run(time_pods(node.admin, node.image("tools"), rounds=rounds))

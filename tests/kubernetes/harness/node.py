@@ -37,6 +37,9 @@ SERVICES_V6 = "2001:db8:19::/112"
 _BRIDGE = "cni0"
 _DNS = "198.19.0.10"
 _CGROUPS = Path("/sys/fs/cgroup")
+# How often the kubelet looks at each pod again; and so the longest that a changed ConfigMap takes to reach all pods.
+SYNC_S = 5
+CONFIG_MAP_S = 20
 
 
 class Node(Cluster):
@@ -247,6 +250,11 @@ class Node(Cluster):
             "maxPods": 100,
             "serializeImagePulls": False,
             "runtimeRequestTimeout": "30s",
+            # A changed ConfigMap reaches pods within one and a half of it; by default that is a minute.
+            "syncFrequency": f"{SYNC_S}s",
+            # What is killed more than once doesn't wait longer each time.
+            "featureGates": {"KubeletCrashLoopBackOffMax": True},
+            "crashLoopBackOff": {"maxContainerRestartPeriod": "1s"},
         }
 
 

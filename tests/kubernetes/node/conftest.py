@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -10,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.kubernetes.harness.cluster import Cluster
-from tests.kubernetes.harness.node import Node
+from tests.kubernetes.harness.node import CONFIG_MAP_S, Node
+from tests.kubernetes.harness.prepared_command import PreparedCommand
 from tests.kubernetes.node.mesh import Mesh
 
 # They take the installation away that the others share.
@@ -38,10 +40,19 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="session")
-def mesh(node: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Mesh:
+def command() -> Iterator[PreparedCommand]:
+    """``touchmark``, loaded once for all its runs."""
+    with contextlib.closing(PreparedCommand()) as command:
+        yield command
+
+
+@pytest.fixture(scope="session")
+def mesh(node: Cluster, command: PreparedCommand, tmp_path_factory: pytest.TempPathFactory) -> Mesh:
     """Touchmark installed on it, as its documentation tells a user to."""
     volume = node.directory / "ca-data" if isinstance(node, Node) else None
-    mesh = Mesh(node, tmp_path_factory.mktemp("mesh"), volume=volume)
+    # What --trust-delay-s is for: this kubelet is quicker than others.
+    options = [f"--trust-delay-s={CONFIG_MAP_S}"] if isinstance(node, Node) else []
+    mesh = Mesh(node, tmp_path_factory.mktemp("mesh"), command, volume=volume, options=options)
     mesh.install()
     return mesh
 

@@ -7,6 +7,8 @@ from typing import Any
 
 from tests.kubernetes.node.mesh import Mesh, eventually
 
+# A busy machine takes longer than the second that a probe is given by default.
+PATIENT = {"periodSeconds": 1, "timeoutSeconds": 10}
 # Ask ten times a second until they are stopped, and write down how each request ended.
 ASK_ON = """
 import sys, time, urllib.request as u
@@ -90,6 +92,14 @@ class Market:
         """How many of a client's requests have failed."""
         return sum(line.startswith("failed") for line in self.requests(client))
 
+    def expect_no_failure_since(self, before: int, client: int = 0) -> None:
+        """Fail with what the client and its sidecar say when more requests have failed than before."""
+        failed = [line for line in self.requests(client) if line.startswith("failed")][before:]
+        if failed:
+            log = self.mesh.sidecar_log(self.namespace, f"client-{client}").splitlines()
+            said = [line for line in log if '"ending":"finished"' not in line and '"phase":"end"' in line]
+            raise AssertionError("\n".join([*failed, *said[-20:]]))
+
     def _is_served(self, client: int) -> bool:
         done = self.mesh.kubectl.run("logs", "-n", self.namespace, f"client-{client}", "-c", "app")
         return "200" in done.stdout.split()
@@ -101,7 +111,7 @@ class Market:
             "image": self.mesh.cluster.image(image),
             "imagePullPolicy": "Never",
             "command": ["sh", "-c", f"echo '{_NGINX}' >/tmp/n.conf; exec nginx -c /tmp/n.conf -g 'daemon off;'"],
-            "readinessProbe": {"httpGet": {"path": "/", "port": 8080}, "periodSeconds": 1},
+            "readinessProbe": {"httpGet": {"path": "/", "port": 8080}, **PATIENT},
             "lifecycle": {"preStop": {"exec": {"command": ["sleep", "2"]}}},
         }
         spec = {

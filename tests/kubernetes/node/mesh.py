@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -16,6 +15,7 @@ from cli.text.exit_codes import ExitCode
 from shared.model.kubernetes.contract import INJECT, SIDECAR_CONTAINER, SYSTEM_NAMESPACE
 from tests.kubernetes.harness.cluster import Cluster
 from tests.kubernetes.harness.kubectl import Kubectl
+from tests.kubernetes.harness.prepared_command import PreparedCommand
 from tests.kubernetes.node.inventory import list_objects
 
 MANIFESTS = Path(__file__).parents[3] / "manifests"
@@ -31,17 +31,27 @@ class Mesh:
     """The CA in ``touchmark-system``, and what people do with it."""
 
     def __init__(
-        self, cluster: Cluster, directory: Path, *, volume: Path | None = None, manifests: Path = MANIFESTS
+        self,
+        cluster: Cluster,
+        directory: Path,
+        command: PreparedCommand,
+        *,
+        volume: Path | None = None,
+        manifests: Path = MANIFESTS,
+        options: Sequence[str] = (),
     ) -> None:
         """``directory`` holds the overlays that are made for this cluster; ``volume`` the CA's data, on the node.
 
         Without a volume the cluster's own storage class provides one. ``manifests`` may be another release's.
+        ``options`` are the CA's further ones.
         """
         self.cluster = cluster
         self.kubectl = cluster.kubectl
         self._directory = directory
+        self._command = command
         self._volume = volume
         self.manifests = manifests
+        self._options = options
         self.installed = ""
         self.before: dict[str, dict[str, Any]] = {}
 
@@ -61,11 +71,21 @@ class Mesh:
         if self._volume is not None:
             self._make_volume(self._volume)
         settings = [f"TOUCHMARK_SIDECAR_IMAGE={','.join(self.cluster.image(short) for short in sidecars)}"]
+        options = [
+            {"op": "add", "path": "/spec/template/spec/containers/0/args/-", "value": option}
+            for option in self._options
+        ]
+        more: dict[str, object] = {
+            "configMapGenerator": [{"name": "touchmark-settings", "behavior": "merge", "literals": settings}]
+        }
+        if options:
+            target = {"kind": "Deployment", "name": "touchmark-ca"}
+            more["patches"] = [{"target": target, "patch": json.dumps(options)}]
         self.apply(
             overlay,
             namespace=SYSTEM_NAMESPACE,
             images={"touchmark/ca": self.cluster.image(ca)},
-            more={"configMapGenerator": [{"name": "touchmark-settings", "behavior": "merge", "literals": settings}]},
+            more=more,
         )
         self.cluster.wait_for_rollout("deployment/touchmark-ca", namespace=SYSTEM_NAMESPACE, timeout_s=120)
 
@@ -140,16 +160,7 @@ class Mesh:
 
     def _run(self, *arguments: str, timeout_s: float) -> subprocess.CompletedProcess[str]:
         environment = {**os.environ, "KUBECONFIG": str(self.cluster.admin), "NO_PROXY": "*", "no_proxy": "*"}
-        command = [sys.executable, "-m", "cli", *arguments]
-        return subprocess.run(
-            command,
-            env=environment,
-            text=True,
-            capture_output=True,
-            check=False,
-            timeout=timeout_s,
-            stdin=subprocess.DEVNULL,
-        )
+        return self._command.run(arguments, environment=environment, timeout_s=timeout_s)
 
     def touchmark(self, *arguments: str, timeout_s: float = 90.0) -> str:
         """What ``touchmark ARGUMENTS -k`` prints; it must succeed."""

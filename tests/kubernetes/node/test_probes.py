@@ -17,6 +17,7 @@ import pytest
 
 from shared.model.kubernetes.contract import INJECT
 from tests.kubernetes.harness import pki
+from tests.kubernetes.node.market import PATIENT
 from tests.kubernetes.node.mesh import Mesh, eventually
 
 # An HTTP server, the same behind TLS with a certificate of its own making, and gRPC's health service. It prints what it
@@ -154,11 +155,11 @@ def containers(mesh: Mesh, foreign: str) -> list[dict[str, Any]]:
         "ports": [{"name": "web", "containerPort": 8080}, {"name": "tls", "containerPort": 8443}],
         "startupProbe": {
             "httpGet": {"path": "/start?a=1&b=2", "port": "web", "httpHeaders": headers},
-            "periodSeconds": 1,
+            **PATIENT,
             "failureThreshold": 90,
         },
-        "livenessProbe": {"httpGet": {"path": "/moved", "port": "tls", "scheme": "HTTPS"}, "periodSeconds": 1},
-        "readinessProbe": {"grpc": {"port": 9000, "service": "shop.Api"}, "periodSeconds": 1, "failureThreshold": 1},
+        "livenessProbe": {"httpGet": {"path": "/moved", "port": "tls", "scheme": "HTTPS"}, **PATIENT},
+        "readinessProbe": {"grpc": {"port": 9000, "service": "shop.Api"}, **PATIENT, "failureThreshold": 1},
         "lifecycle": {
             "postStart": {"exec": {"command": ["python3", "-c", WAIT_FOR_SERVER]}},
             "preStop": {"httpGet": {"path": "/stop", "port": "web"}},
@@ -168,9 +169,9 @@ def containers(mesh: Mesh, foreign: str) -> list[dict[str, Any]]:
         "name": "second",
         "command": ["sh", "-c", "touch /tmp/ready; exec sleep 3600"],
         "ports": [{"name": "shared", "containerPort": 8080}],
-        "startupProbe": {"tcpSocket": {"port": "shared"}, "periodSeconds": 1, "failureThreshold": 90},
-        "livenessProbe": {"grpc": {"port": 9000}, "periodSeconds": 1, "timeoutSeconds": 5},
-        "readinessProbe": {"exec": {"command": ["test", "-e", "/tmp/ready"]}, "periodSeconds": 1},
+        "startupProbe": {"tcpSocket": {"port": "shared"}, **PATIENT, "failureThreshold": 90},
+        "livenessProbe": {"grpc": {"port": 9000}, **PATIENT},
+        "readinessProbe": {"exec": {"command": ["test", "-e", "/tmp/ready"]}, **PATIENT},
         "lifecycle": {
             "postStart": {"httpGet": {"path": "/second-started", "port": "shared"}},
             "preStop": {"exec": {"command": ["python3", "-c", TELL, "/second-stops"]}},
@@ -179,8 +180,8 @@ def containers(mesh: Mesh, foreign: str) -> list[dict[str, Any]]:
     third = {
         "name": "third",
         "command": ["python3", "-c", TELL_THE_END],
-        "livenessProbe": {"tcpSocket": {"host": foreign, "port": 8080}, "periodSeconds": 1},
-        "readinessProbe": {"httpGet": {"host": foreign, "port": 8080, "path": "/probe"}, "periodSeconds": 1},
+        "livenessProbe": {"tcpSocket": {"host": foreign, "port": 8080}, **PATIENT},
+        "readinessProbe": {"httpGet": {"host": foreign, "port": 8080, "path": "/probe"}, **PATIENT},
         "lifecycle": {
             "postStart": {"httpGet": {"host": foreign, "port": 8080, "path": "/hook"}},
             "preStop": {"sleep": {"seconds": 3}},

@@ -22,7 +22,8 @@ from tests.kubernetes.harness.cluster import Cluster
 from tests.kubernetes.harness.kubectl import Kubectl
 from tests.kubernetes.harness.node import Node
 from tests.kubernetes.harness.pki import ClusterCA
-from tests.kubernetes.node.market import ASK_ON, ASK_ON_ONE_CONNECTION, Market
+from tests.kubernetes.harness.prepared_command import PreparedCommand
+from tests.kubernetes.node.market import ASK_ON, ASK_ON_ONE_CONNECTION, PATIENT, Market
 from tests.kubernetes.node.mesh import Mesh, clear, eventually
 
 DATABASE = "database"
@@ -33,7 +34,7 @@ CLIENTS = (ASK_ON, ASK_ON_ONE_CONNECTION)
 
 
 @pytest.fixture(scope="module")
-def replicas(node: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Mesh:
+def replicas(node: Cluster, command: PreparedCommand, tmp_path_factory: pytest.TempPathFactory) -> Mesh:
     """Touchmark installed with three replicas, in the place of any other installation."""
     kubectl = node.kubectl
     clear(kubectl)
@@ -45,7 +46,7 @@ def replicas(node: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Mesh:
     files = [f"--from-file={name}={directory / name}" for name in ("url", "ca.crt")]
     kubectl("create", "namespace", SYSTEM_NAMESPACE)
     kubectl("-n", SYSTEM_NAMESPACE, "create", "secret", "generic", "touchmark-database", *files)
-    mesh = Mesh(node, directory)
+    mesh = Mesh(node, directory, command)
     mesh.install_by_command("--database-secret", "touchmark-database", "--replicas", str(REPLICAS))
     return mesh
 
@@ -72,7 +73,7 @@ def start_database(node: Cluster, authority: ClusterCA) -> None:
         "imagePullPolicy": "Never",
         "command": ["postgres", *tls.split()],
         "volumeMounts": [{"name": "tls", "mountPath": "/tls", "readOnly": True}],
-        "readinessProbe": {"tcpSocket": {"port": 5432}, "periodSeconds": 1},
+        "readinessProbe": {"tcpSocket": {"port": 5432}, **PATIENT},
     }
     spec = {
         "automountServiceAccountToken": False,

@@ -9,7 +9,7 @@ import pytest
 
 from shared.model.kubernetes.contract import SIDECAR_CONTAINER
 from shared.model.version import VERSION
-from tests.kubernetes.node.market import ASK_ON
+from tests.kubernetes.node.market import ASK_ON, PATIENT
 from tests.kubernetes.node.mesh import Mesh, eventually
 from tests.releases import previous
 
@@ -43,7 +43,7 @@ def deployment(mesh: Mesh, name: str, program: str, *arguments: str, port: int =
     }
     if port:
         container |= {
-            "readinessProbe": {"httpGet": {"path": "/etc/hostname", "port": port}, "periodSeconds": 1},
+            "readinessProbe": {"httpGet": {"path": "/etc/hostname", "port": port}, **PATIENT},
             "lifecycle": {"preStop": {"exec": {"command": ["sleep", "2"]}}},
         }
     spec = {"terminationGracePeriodSeconds": 10, "automountServiceAccountToken": False, "containers": [container]}

@@ -10,6 +10,7 @@ from shared.model.kubernetes.contract import SIDECAR_CONTAINER, TRUST_CONFIG_MAP
 from shared.model.version import VERSION
 from tests.kubernetes.harness.cluster import Cluster
 from tests.kubernetes.harness.node import Node
+from tests.kubernetes.harness.prepared_command import PreparedCommand
 from tests.kubernetes.node.market import ASK_ON, ASK_ON_ONE_CONNECTION, Market
 from tests.kubernetes.node.mesh import MANIFESTS, Mesh, clear, eventually
 from tests.releases import previous
@@ -19,12 +20,12 @@ MEMBERS = 1 + len(CLIENTS)
 
 
 @pytest.fixture(scope="module")
-def mesh_of_before(node: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
+def mesh_of_before(node: Cluster, command: PreparedCommand, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
     """The previous release, by its own manifests and images, in the place of any other installation."""
     clear(node.kubectl)
     directory = tmp_path_factory.mktemp("previous")
     volume = node.directory / "ca-data-of-before" if isinstance(node, Node) else None
-    mesh = Mesh(node, directory, volume=volume, manifests=previous.unpack(directory) / "manifests")
+    mesh = Mesh(node, directory, command, volume=volume, manifests=previous.unpack(directory) / "manifests")
     mesh.install(ca="ca-previous", sidecars=("sidecar-previous",))
     yield mesh
     mesh.uninstall()
