@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -80,9 +81,10 @@ def create(
         ttl_s=parse_duration(ttl, "--ttl"),
         ca=ca,
     )
-    created = ask_admin(options.get_target(context), lambda client: client.create_join_token(request))
-    if output is not None:
-        with writing_new_file(output) as file:
+    # The file first: where none can be made, no token is either, that nobody would have.
+    with contextlib.nullcontext() if output is None else writing_new_file(output) as file:
+        created = ask_admin(options.get_target(context), lambda client: client.create_join_token(request))
+        if file is not None:
             file.write(f"{created.token}\n".encode())
     if as_json and output is None:
         _CREATED.print(created)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -31,6 +32,19 @@ def test_a_token_is_created_with_or_without_the_verb(ca: FakeCA, verb: list[str]
     assert run(["ca", "join-token", *verb, "shop/web", "--ttl", "10m"]) == ExitCode.SUCCESS
     assert run(["ca", "join-token", *verb, "--ttl", "10m", "shop/web"]) == ExitCode.SUCCESS
     assert [body["workload"] for body in ca.asked("POST /v1/join-tokens")] == ["shop/web"] * 2
+
+
+def test_without_a_place_for_it_no_token_is_created(ca: FakeCA, tmp_path: Path) -> None:
+    """Nobody would have it, and it would stay open."""
+    ca.answers["POST /v1/join-tokens"] = CREATED
+    taken = tmp_path / "web.token"
+    taken.write_text("another one", encoding="ascii")
+    for output in (taken, tmp_path / "none" / "web.token"):
+        assert run(["ca", "join-token", "shop/web", "--output", str(output)]) == ExitCode.BAD_INPUT
+    assert ca.asked("POST /v1/join-tokens") == []
+    assert taken.read_text(encoding="ascii") == "another one"
+    assert run(["ca", "join-token", "shop/web", "--output", str(tmp_path / "free")]) == ExitCode.SUCCESS
+    assert (tmp_path / "free").read_text(encoding="ascii") == "touchmark1.secret\n"
 
 
 def test_tokens_are_listed(ca: FakeCA, capsys: pytest.CaptureFixture[str]) -> None:
