@@ -34,6 +34,7 @@ from shared.model.wire.clock_offset import NOTABLE_S, describe_offset, is_notabl
 # A sidecar that lost its stream has it again in seconds.
 SILENT_AFTER_S: Final = 60.0
 ENDING_S: Final = 30 * 86_400.0
+LOW_DISK_BYTES: Final = 100 * 1024 * 1024  # As in manifests/monitoring/rules.yaml.
 MAX_SKEW_S: Final = 15.0
 RECENT_S: Final = 3600.0
 INCIDENT_S: Final = 86_400.0
@@ -121,6 +122,7 @@ def examine(observed: Observation, *, own_version: str) -> list[Finding]:
         _examine_authorities(observed.ca),
         _examine_renewals(observed),
         _examine_rotation(observed),
+        *examine_disk(observed.ca),
     ]
     return findings + (_examine_cluster(observed.cluster, observed.ca.now) if observed.cluster else [])
 
@@ -268,6 +270,27 @@ def _examine_authorities(ca: CAStatus) -> Finding:
         observation=f"{'expiring soon: ' if ending else ''}{named or 'none active'}",
         hint="; ".join(hints.get(each.kind, "") for each in ending),
     )
+
+
+def examine_disk(ca: CAStatus) -> list[Finding]:
+    """Return what is left for the CA's store; nothing where the CA doesn't know it."""
+    if ca.disk_free_bytes is None:
+        return []
+    left = f"{ca.disk_free_bytes / 2**20:,.0f} MiB are left for {ca.data_dir}"
+    if ca.is_disk_full:
+        left = f"full: no decisions are taken until there is room ({left})"
+    is_well = not ca.is_disk_full and ca.disk_free_bytes >= LOW_DISK_BYTES
+    return [
+        Finding(
+            subject="CA's disk",
+            is_well=is_well,
+            is_optional=not ca.is_disk_full,
+            observation=left,
+            hint=""
+            if is_well
+            else "make room there; `--decisions-max-bytes` and `--edges-max-bytes` of the CA bound it",
+        )
+    ]
 
 
 def _is_ending(authority: AuthorityView, now: float) -> bool:

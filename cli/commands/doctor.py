@@ -128,7 +128,7 @@ def _examine_ca(target: Target) -> list[Finding]:
     import asyncio
 
     from cli.admin.client import AdminClient
-    from cli.admin.overview import examine_sidecar_clocks
+    from cli.admin.overview import examine_disk, examine_sidecar_clocks
     from cli.text.findings import Finding
     from shared.model.errors import TouchmarkError
     from shared.model.wire.admin import CAStatus, Health, SidecarList
@@ -152,6 +152,7 @@ def _examine_ca(target: Target) -> list[Finding]:
             + ("signs and reaches its store" if health.status == "ok" else "; ".join(faults) or health.status),
             hint="" if health.status == "ok" else "check the CA's log",
         ),
+        *examine_disk(status),
         Finding(
             subject="key-encryption key",
             is_well=not status.kek_generated,

@@ -15,6 +15,7 @@ from ca.rotation.rotation import Rotation
 from ca.settings.configuration import Configuration
 from ca.store.records import FINISHED_STEPS, RotationStep
 from ca.store.store import Store
+from shared.model.errors import UnavailableError
 from shared.model.trust.bundle import RotationKind
 from shared.model.trust.certificate import common_name
 from shared.model.version import VERSION
@@ -169,6 +170,10 @@ class AuthoritiesAdmin:
                 )
             )
         configuration = self._about.configuration
+        try:
+            space = await self._store.database.look_at_disk()
+        except UnavailableError:
+            space = None  # The health check names the fault; an operator wants to know the rest all the same.
         return admin.CAStatus(
             version=VERSION,
             trust_domain=configuration.trust_domain,
@@ -188,4 +193,6 @@ class AuthoritiesAdmin:
             sidecars_connected=sum(sidecar.connected for sidecar in sidecars),
             certificates_alive=sum(alive.values()),
             leaf_lifetime_s=configuration.leaf_lifetime_s,
+            disk_free_bytes=None if space is None else space.free,
+            is_disk_full=self._store.database.is_disk_full,
         )

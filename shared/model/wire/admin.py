@@ -266,6 +266,10 @@ class CAStatus(_Answer, frozen=True):
         kek_file: the file, environment variable or Secret that holds the key-encryption key.
         kek_generated: Touchmark made the key-encryption key, at the first start or by `ca rewrap`; back it up apart.
         server_not_after: end of the CA's own server certificate.
+        disk_free_bytes: room on the disk under SQLite's file, and inside it; None where that isn't known, as with
+            PostgreSQL.
+        is_disk_full: a write failed for want of room, and there isn't enough again: decisions aren't taken, and what
+            was kept free is used for the rest.
     """
 
     version: str
@@ -286,6 +290,8 @@ class CAStatus(_Answer, frozen=True):
     sidecars_connected: int
     certificates_alive: int
     leaf_lifetime_s: float
+    disk_free_bytes: int | None = None
+    is_disk_full: bool = False
 
 
 class Health(_Answer, frozen=True):

@@ -9,7 +9,15 @@ import msgspec
 import pytest
 
 from cli.admin.observation import Observation
-from cli.admin.overview import count_versions, examine, examine_sidecar_clocks, examine_skew, list_rows
+from cli.admin.overview import (
+    LOW_DISK_BYTES,
+    count_versions,
+    examine,
+    examine_disk,
+    examine_sidecar_clocks,
+    examine_skew,
+    list_rows,
+)
 from cli.text.findings import Finding
 from cli.text.output import name_some
 from shared.model.version import VERSION
@@ -80,6 +88,11 @@ def test_pods_that_a_namespaces_wish_passes_over_are_named_and_nothing_is_wrong(
             {"identities": (msgspec.structs.replace(CERTIFICATE, not_after=NOW + 9),)},
         ),
         ("certificates", "has expired", {"ca": change_ca(server_not_after=NOW - 1)}),
+        (
+            "CA's disk",
+            "full: no decisions are taken until there is room (3 MiB are left for /var/lib/touchmark)",
+            {"ca": change_ca(disk_free_bytes=3 << 20, is_disk_full=True)},
+        ),
         ("CA's view of the cluster", "pods: forbidden", {"cluster": change_cluster(watches=(LOST_WATCH,))}),
         ("injection", "shop/old-1", {"cluster": change_cluster(not_injected=(POD,))}),
         ("injected pods", "shop/old-1: another image", {"cluster": change_cluster(unfit=(POD,))}),
@@ -98,6 +111,16 @@ def test_each_fault_is_found_alone_with_a_hint(subject: str, part: str, changes:
     assert part in finding.observation
     assert finding.hint
     assert not finding.is_optional
+
+
+def test_what_is_left_of_the_disk_is_told_where_the_ca_knows_it() -> None:
+    assert examine_disk(change_ca()) == []
+    [plenty] = examine_disk(change_ca(disk_free_bytes=LOW_DISK_BYTES))
+    assert (plenty.is_well, plenty.observation) == (True, "100 MiB are left for /var/lib/touchmark")
+    [low] = examine_disk(change_ca(disk_free_bytes=LOW_DISK_BYTES - 1))
+    assert (low.is_well, low.is_optional) == (False, True)
+    [full] = examine_disk(change_ca(disk_free_bytes=5 * LOW_DISK_BYTES, is_disk_full=True))
+    assert (full.is_well, full.is_optional) == (False, False)
 
 
 def test_what_passes_by_itself_is_no_fault() -> None:

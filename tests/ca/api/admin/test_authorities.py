@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+from pathlib import Path
+
 import pytest
 
 from ca.runtime.compose import RunningCA
+from ca.store.engine.disk import Disk, Space
 from shared.model.trust.bundle import AuthorityPhase, RotationKind
 from shared.model.trust.join_token import parse_join_token
 from shared.model.version import VERSION
@@ -28,6 +32,27 @@ async def test_the_status_tells_what_is_there(services: RunningCA, admin: Admin)
     assert [one.certificates_alive for one in status.authorities if one.kind == "issuing"] == [1]
     assert status.rotation.step == "none"
     assert status.server_not_after > status.now
+    assert status.disk_free_bytes is not None and status.disk_free_bytes > 0
+    assert not status.is_disk_full
+
+
+class _FullDisk(Disk):
+    def refill(self, *, unused_in_file: int) -> None:
+        """There is no room."""
+
+    def measure(self, *, unused_in_file: int) -> Space:
+        return Space(free=0, total=1 << 30)
+
+
+async def test_a_full_disk_is_in_the_status_and_one_that_is_gone_leaves_the_rest(
+    services: RunningCA, admin: Admin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(services.store.database, "_disk", disk := _FullDisk(tmp_path))
+    disk.note_failure(OSError(errno.ENOSPC, "no room"))
+    status = await admin.get("/v1/status", api.CAStatus)
+    assert (status.is_disk_full, status.disk_free_bytes) == (True, 0)
+    monkeypatch.setattr(services.store.database, "_disk", Disk(tmp_path / "gone"))
+    assert (await admin.get("/v1/status", api.CAStatus)).disk_free_bytes is None
 
 
 async def test_a_rotation_waits_names_whom_and_goes_on_when_they_have_installed(
