@@ -106,6 +106,7 @@ _HEALTHY = {
     'touchmark_ca_enrolments_refused_total{reason="not_injected"}': "0x60",
     'touchmark_ca_failures_total{where="upkeep"}': "0x60",
     "touchmark_ca_decisions_lost_total": "0x60",
+    "touchmark_ca_audit_lines": "100+1x60",
 }
 _CASES = {
     "TouchmarkSecondSidecar": Case(  # The first one of all, half an hour ago.
@@ -164,6 +165,9 @@ _CASES = {
         firing={'touchmark_ca_failures_total{where="upkeep"}': "0x49 1x11"},
         nearly={'touchmark_ca_failures_total{where="upkeep"}': "0x9 1x51"},
         labels={"where": "upkeep"},
+    ),
+    "TouchmarkAuditCut": Case(
+        firing={"touchmark_ca_audit_lines": "100x57 0 98x2"}, nearly={"touchmark_ca_audit_lines": "100x58 0x2"}
     ),
     "TouchmarkDecisionsLost": Case(
         firing={"touchmark_ca_decisions_lost_total": "0x9 7x51"}, nearly={"touchmark_ca_decisions_lost_total": "7x60"}

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import json
 import os
+import pwd
 import sys
 import tempfile
 import time
@@ -39,11 +40,13 @@ from ca.backup.restore import KEPT, restore_database, restore_directory
 from ca.backup.sealing import Opened
 from ca.runtime.data_directory import lock_data_directory
 from ca.settings.settings import SETTINGS, check_database
+from ca.store.audit.acting import acting_as
 from ca.store.engine.database import DATABASE_NAME, Database
 from ca.store.replicas import check_unused
 from ca.store.store import Store
 from ca.store.tables import TRUST_DOMAIN, settings
 from shared.model.errors import InputError, NotFoundError
+from shared.model.wire.admin_audit import AuditActor
 from shared.model.wire.backup import BackupHeader, derive_secret, parse_secret
 from shared.runtime.paths import default_data_dir, default_kek_file
 from shared.runtime.settings import Setting, make_parser, read_environment, read_options
@@ -127,6 +130,7 @@ def run_restore(arguments: Sequence[str]) -> None:
         else:
             target = place
         stack.enter_context(target.hold())
+        stack.enter_context(acting_as(_find_self("ca restore")))
         loaded = asyncio.run(
             _restore(opened, target, place.find_kek, may_replace=bool(options.get("replace")), now=now)
         )
@@ -163,7 +167,7 @@ def run_rewrap(arguments: Sequence[str]) -> None:
             hint="name a file for the new one: --new-kek-file",
         )
     new_file: Path = given if given is not None else name_next(place.kek_file)
-    with place.hold():
+    with place.hold(), acting_as(_find_self("ca rewrap")):
         new = make_key_file(new_file, place.data_dir)
         old_id = asyncio.run(rewrap(place, new))
         kept = exchange_key_files(place.kek_file, new_file, old_id=old_id) if given is None else None
@@ -196,6 +200,16 @@ async def rewrap(place: Place, new: KeyEncryptionKey) -> str:
         await store.authorities.reseal(sealed, now=time.time(), detail=f"key-encryption key {new.key_id}")
         check_authorities(await store.authorities.list_all(), new)
     return sealed_by
+
+
+def _find_self(verb: str) -> AuditActor:
+    """Return whose process this is: nobody else says who does it."""
+    uid = os.getuid()
+    try:
+        name = pwd.getpwuid(uid).pw_name
+    except KeyError:  # A container's user often has no name.
+        name = ""
+    return AuditActor(kind="process", name=name, origin=verb, uid=uid, gid=os.getgid(), pid=os.getpid())
 
 
 @contextlib.asynccontextmanager

@@ -165,6 +165,8 @@ def describe_actor(entry: AuditEntry) -> str:
     match actor.kind:
         case "socket":
             return f"{actor.name or '?'} (uid {actor.uid}, pid {actor.pid})"
+        case "process":
+            return f"{actor.name or '?'} (uid {actor.uid}, pid {actor.pid}), by {actor.origin} without a CA"
         case "user":
             return f"{actor.name}, by the admin port"
         case "port":

@@ -28,13 +28,16 @@ class AuditActor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     Attributes:
         kind: ``socket`` (a process on the admin socket, by its peer credentials), ``user`` (a user of the cluster on
-            the admin port, by its token or client certificate), ``object`` (an object of the cluster), ``ca`` (the
-            CA by itself). Earlier CAs wrote ``port`` for whoever reached the admin port.
-        name: the user's name for ``socket`` and ``user``; for ``object`` the field managers that wrote its spec, newest
-            first, which name programs, not users: the API server's audit log has those; empty where nothing is known.
+            the admin port, by its token or client certificate), ``object`` (an object of the cluster), ``process``
+            (what worked on the store while no CA did), ``ca`` (the CA by itself). Earlier CAs wrote ``port`` for
+            whoever reached the admin port.
+        name: the user's name for ``socket``, ``user`` and ``process``; for ``object`` the field managers that wrote its
+            spec, newest first, which name programs, not users: the API server's audit log has those; empty where
+            nothing is known.
         origin: where from: the client's address for ``user`` and ``port``; the object and its generation for
-            ``object``.
-        uid, gid, pid: for ``socket``, as the kernel said when the connection was made (unix(7), SO_PEERCRED).
+            ``object``; the verb for ``process``.
+        uid, gid, pid: for ``process``, and for ``socket`` as the kernel said when the connection was made (unix(7),
+            SO_PEERCRED).
     """
 
     kind: str

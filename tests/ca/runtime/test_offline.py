@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 import structlog
 
 from ca.__main__ import main
 from ca.authority.kek import KekOrigin, KeyEncryptionError, load_key_encryption_key, parse_key
+from ca.runtime.compose import RunningCA
+from shared.model.wire.admin_audit import AuditEntry
 from shared.model.wire.backup import format_secret
 from tests.ca.backup.backups import KEY, take
 from tests.ca.running import running_ca
@@ -72,10 +76,19 @@ async def test_restored_on_another_machine_the_ca_runs_on(
     assert json.loads(capsys.readouterr().out)["rows"]["authorities"] == 2
     async with running_ca(other) as services:
         assert services.authorities.root_pin == pin
+        await check_actor(services, "store.restore", "ca restore")
         # Never under a CA that works.
         assert await asyncio.to_thread(main, [*command, "--replace"]) == 5
         assert "another CA works in" in capsys.readouterr().err
         assert await asyncio.to_thread(main, ["rewrap", *places(other)]) == 5
+
+
+async def check_actor(services: RunningCA, act: str, verb: str) -> None:
+    """Somebody did it, whoever's process that was: not the CA by itself."""
+    lines = [msgspec.json.decode(line, type=AuditEntry) for line in (await services.store.audit.list_lines()).lines]
+    [entry] = [line for line in lines if line.act == act]
+    assert (entry.actor.kind, entry.actor.origin) == ("process", verb)
+    assert (entry.actor.uid, entry.actor.gid, entry.actor.pid) == (os.getuid(), os.getgid(), os.getpid())
 
 
 async def test_a_new_key_encryption_key_takes_the_old_ones_place(
@@ -90,7 +103,7 @@ async def test_a_new_key_encryption_key_takes_the_old_ones_place(
     async with running_ca(tmp_path) as services:
         assert services.authorities.root_pin == pin
         assert [entry.event for entry in await services.store.authorities.list_journal()][:2] == ["resealed"] * 2
-        assert any("authorities.reseal" in line for line in (await services.store.audit.list_lines()).lines)
+        await check_actor(services, "authorities.reseal", "ca rewrap")
     (tmp_path / "kek").unlink()
     kept.rename(tmp_path / "kek")
     with pytest.raises(KeyEncryptionError, match="were sealed with"):

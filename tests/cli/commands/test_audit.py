@@ -78,6 +78,10 @@ def test_a_long_state_is_cut_off_in_the_table_and_whole_in_json(ca: FakeCA, caps
     [
         (AuditActor(kind="port", origin="127.0.0.1 port 9"), "unknown, by the admin port from 127.0.0.1 port 9"),
         (AuditActor(kind="object", origin="Program a/b, generation 2", name="kubectl"), "generation 2, by kubectl"),
+        (
+            AuditActor(kind="process", name="root", origin="ca restore", uid=0, gid=0, pid=7),
+            "root (uid 0, pid 7), by ca restore without a CA",
+        ),
         (AuditActor(kind="ca"), "the CA"),
         (AuditActor(kind="later"), "later"),
     ],
