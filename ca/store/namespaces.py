@@ -53,6 +53,10 @@ from shared.model.policy.rules import (
 )
 
 MAX_NAMESPACES: Final = 10_000
+# A sidecar takes no message above 8 MiB (``MAX_MESSAGE_BYTES``), whichever namespace's state it needs: a larger one
+# would end the streams of peers in other namespaces, again and again. The rest is for labels and for the bundle.
+MAX_STATE_BYTES: Final = 6 * 1024 * 1024
+_ADDING: Final = frozenset({"program.put", "policy.put", "draft.put"})  # The others must be possible at any size.
 _LIST: Final = prepare_upsert(namespaces, tuple(column.name for column in namespaces.c), updated=())
 _MAX_NAME_CHARACTERS: Final = 253
 _rules: Final = msgspec.json.Decoder(tuple[Rule, ...])
@@ -342,6 +346,9 @@ class Namespaces:
             act: what the audit log calls it; empty: what pods say of themselves isn't one.
             program: the name of the ``Program`` that it concerns; empty: the namespace itself.
             is_forced: the audit log says ``forced`` of it.
+
+        Raises:
+            InputError: an act that adds would make the state larger than what sidecars take.
         """
         check_namespace(namespace)
         async with self._database.writing() as connection:
@@ -350,6 +357,12 @@ class Namespaces:
             described = await _describe(connection, namespace, program, before if act == UNDO else None)
             await change(connection)
             state = await _read_state(connection, namespace)
+            if act in _ADDING and (size := len(msgspec.json.encode(state))) > MAX_STATE_BYTES:
+                raise InputError(
+                    f"what sidecars are told of namespace {namespace} would take {size:,} bytes;"
+                    f" at most {MAX_STATE_BYTES:,} are possible",
+                    hint="name fewer programs, rules, peers and ports, or shorter names",
+                )
             await raise_counter(connection, NAMESPACE_CHANGES)
             if before is not None:
                 subject = f"{namespace}/{program}" if program else namespace

@@ -5,13 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from ca.store import namespaces
 from ca.store.records import ProgramRecord
 from shared.model.errors import ConflictError, InputError, NotFoundError
 from shared.model.identity.loaded_code import ApprovedCode, CodeCheck, LoadedObject
 from shared.model.identity.program import Program
 from shared.model.policy.rules import MAX_RULES, Action, Mode, Rule, WorkloadCode
+from shared.model.wire.messages import MAX_MESSAGE_BYTES
 from tests.ca.founded import NOW, WEB, opened, spend
 
 RULE = Rule(name="all", action=Action.ALLOW)
@@ -84,6 +87,25 @@ async def test_a_state_that_cannot_be_is_not_stored(tmp_path: Path) -> None:
             with pytest.raises(InputError):
                 await core.store.namespaces.put_policy("shop", rules=bad)
         assert (await core.store.namespaces.get_state("shop")).version == 0
+
+
+async def test_a_state_that_no_sidecar_could_read_is_not_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sidecars of other namespaces read it as well: their streams would end with it, again and again."""
+    assert namespaces.MAX_STATE_BYTES <= MAX_MESSAGE_BYTES * 3 // 4
+    async with opened(tmp_path) as core:
+        store = core.store.namespaces
+        state = await store.put_program(CURL)
+        monkeypatch.setattr(namespaces, "MAX_STATE_BYTES", len(msgspec.json.encode(state)) + 50)
+        with pytest.raises(InputError, match="what sidecars are told of namespace shop would take"):
+            await store.put_program(replace(CURL, name="another"))
+        assert [record.name for record in await store.list_programs()] == [CURL.name]
+        assert (await store.get_state("shop")).version == state.version
+        # What takes away, or switches a mode, is possible whatever was stored before there was the bound.
+        monkeypatch.setattr(namespaces, "MAX_STATE_BYTES", 1)
+        await store.set_mode("shop", Mode.EXPLICIT)
+        await store.delete_program("shop", CURL.name)
 
 
 async def test_labels_of_a_spent_token_are_vouched_for(tmp_path: Path) -> None:
