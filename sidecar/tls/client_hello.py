@@ -7,6 +7,8 @@ Source: RFC 8446, sections 4.1.2 and 5.1; RFC 6066, section 3.
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from shared.model.errors import ProtocolError
@@ -18,6 +20,12 @@ _CONTENT_HANDSHAKE = 22
 _CLIENT_HELLO = 1
 _EXTENSION_SERVER_NAME = 0
 _NAME_HOST = 0
+_END_OF_RANDOM = 2 + 32  # Behind legacy_version.
+# A kind, and how many bytes follow.
+_EXTENSION = struct.Struct("!HH")
+_NAME = struct.Struct("!BH")
+_read_number = struct.Struct("!H").unpack_from
+_TRUNCATED = "the ClientHello is truncated inside a field"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +81,7 @@ def parse_client_hello(data: bytes | memoryview) -> ClientHello | NeedsMore:
             wanted = _HANDSHAKE_HEADER + int.from_bytes(handshake[1:4], "big")
             if wanted > MAX_CLIENT_HELLO_BYTES:
                 raise ProtocolError("the ClientHello is too long")
-    return _parse_body(_Reader(bytes(handshake[_HANDSHAKE_HEADER:wanted])))
+    return _parse_body(bytes(handshake[_HANDSHAKE_HEADER:wanted]))
 
 
 def parse_port_name(server_name: str) -> int | None:
@@ -90,55 +98,46 @@ def format_port_name(port: int) -> str:
     return f"p{port}"
 
 
-class _Reader:
-    """Takes fields off the front of a buffer; raises when there are too few bytes."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self._offset = 0
-
-    def take(self, count: int) -> bytes:
-        end = self._offset + count
-        if end > len(self._data):
-            raise ProtocolError("the ClientHello is truncated inside a field")
-        taken = self._data[self._offset : end]
-        self._offset = end
-        return taken
-
-    def number(self, size: int) -> int:
-        return int.from_bytes(self.take(size), "big")
-
-    def vector(self, size: int) -> bytes:
-        return self.take(self.number(size))
-
-    def has_more(self) -> bool:
-        return self._offset < len(self._data)
-
-
-def _parse_body(body: _Reader) -> ClientHello:
-    body.take(2 + 32)  # legacy_version, random
-    body.vector(1)  # legacy_session_id
-    body.vector(2)  # cipher_suites
-    body.vector(1)  # legacy_compression_methods
-    if not body.has_more():
-        return ClientHello(server_name="")
-    extensions = _Reader(body.vector(2))
-    while extensions.has_more():
-        kind = extensions.number(2)
-        content = extensions.vector(2)
+def _parse_body(body: bytes) -> ClientHello:
+    try:
+        offset = _END_OF_RANDOM + 1 + body[_END_OF_RANDOM]  # legacy_session_id
+        offset += 2 + _read_number(body, offset)[0]  # cipher_suites
+        offset += 1 + body[offset]  # legacy_compression_methods
+        if offset == len(body):
+            return ClientHello(server_name="")
+        start = offset + 2
+        end = start + _read_number(body, offset)[0]
+    except (IndexError, struct.error) as error:
+        raise ProtocolError(_TRUNCATED) from error
+    if end > len(body):
+        raise ProtocolError(_TRUNCATED)
+    for kind, content in _split(body[start:end], _EXTENSION):
         if kind == _EXTENSION_SERVER_NAME:
             return ClientHello(server_name=_parse_server_name(content))
     return ClientHello(server_name="")
 
 
 def _parse_server_name(content: bytes) -> str:
-    names = _Reader(_Reader(content).vector(2))
-    while names.has_more():
-        kind = names.number(1)
-        name = names.vector(2)
+    if len(content) < 2 or (end := 2 + _read_number(content)[0]) > len(content):
+        raise ProtocolError(_TRUNCATED)
+    for kind, name in _split(content[2:end], _NAME):
         if kind == _NAME_HOST:
             try:
                 return name.decode("ascii")
             except UnicodeDecodeError as error:
                 raise ProtocolError("the server name isn't ASCII") from error
     return ""
+
+
+def _split(data: bytes, header: struct.Struct) -> Iterator[tuple[int, bytes]]:
+    """Yield what each header says and what follows it: a kind, and so many bytes."""
+    offset, end = 0, len(data)
+    while offset < end:
+        start = offset + header.size
+        if start > end:
+            raise ProtocolError(_TRUNCATED)
+        kind, size = header.unpack_from(data, offset)
+        offset = start + size
+        if offset > end:
+            raise ProtocolError(_TRUNCATED)
+        yield kind, data[start:offset]
