@@ -37,11 +37,11 @@ async def dial(loop: asyncio.AbstractEventLoop, destination: Endpoint, *, mark: 
         raise DialError(error.errno, f"{destination[0]}:{destination[1]}: {error.strerror or error}") from error
     try:
         if not _is_connected(connection, destination):
+            until = loop.time() + timeout_s
             with poller_of(loop).watch(connection) as watch:
-                async with asyncio.timeout(timeout_s):
-                    await watch.wait_writable()
-                    while not _is_connected(connection, destination):
-                        await watch.wait_writable()
+                await watch.wait_writable(timeout_s)
+                while not _is_connected(connection, destination):
+                    await watch.wait_writable(until - loop.time())
     except BaseException as error:
         connection.close()
         if isinstance(error, TimeoutError):

@@ -167,21 +167,28 @@ class Watch:
         if wanted:
             self._wait_for(wanted)
 
-    async def wait_readable(self) -> None:
-        """Wait until the socket can be read; it may turn out that it can't. The caller sets the deadline."""
+    async def wait_readable(self, timeout_s: float | None = None) -> None:
+        """Wait until the socket can be read; it may turn out that it can't.
+
+        Arguments:
+            timeout_s: None: the caller sets the deadline.
+
+        Raises:
+            TimeoutError: it can't be read by then.
+        """
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.start_reading(partial(_set_done, future))
         try:
-            await future
+            await _wait(future, timeout_s)
         finally:
             self.stop_reading()
 
-    async def wait_writable(self) -> None:
+    async def wait_writable(self, timeout_s: float | None = None) -> None:
         """Wait until the socket can be written; as ``wait_readable``."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.start_writing(partial(_set_done, future))
         try:
-            await future
+            await _wait(future, timeout_s)
         finally:
             self.stop_writing()
 
@@ -198,6 +205,11 @@ class Watch:
         watches = self._poller._watches
         if watches.get(self._fd) is self:
             del watches[self._fd]
+            if self.is_ending and self._mask:
+                # It would be reported again before its owner closes it: a turn of the loop for nothing.
+                self._mask = 0
+                with suppress(OSError):
+                    self._poller._epoll.unregister(self._fd)
 
     def notice(self, events: int) -> None:
         """Call back those that wait for one of these events."""
@@ -210,9 +222,11 @@ class Watch:
 
     def settle(self) -> None:
         """After an event: ask for no more than is still waited for."""
+        if self._poller._watches.get(self._fd) is not self:
+            return  # It was closed meanwhile.
         wanted = (_READ if self._on_readable is not None else 0) | (_WRITE if self._on_writable is not None else 0)
         # A broken socket is reported whatever is asked for: without a callback it has to leave.
-        if self._mask & ~wanted and self._poller._watches.get(self._fd) is self:
+        if self._mask & ~wanted:
             self._wait_for(wanted)
         elif not wanted and not self._mask:
             # An earlier watch has left the registration: what nothing reads yet would be reported again and again.
@@ -232,6 +246,21 @@ class Watch:
 def _set_done(future: asyncio.Future[None]) -> None:
     if not future.done():
         future.set_result(None)
+
+
+async def _wait(future: asyncio.Future[None], timeout_s: float | None) -> None:
+    """Wait with a timer of the loop: a third of what ``asyncio.timeout`` costs, which a handshake does several times."""
+    timer = None if timeout_s is None else future.get_loop().call_later(timeout_s, _set_late, future)
+    try:
+        await future
+    finally:
+        if timer is not None:
+            timer.cancel()
+
+
+def _set_late(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_exception(TimeoutError())
 
 
 _pollers: WeakKeyDictionary[asyncio.AbstractEventLoop, Poller] = WeakKeyDictionary()

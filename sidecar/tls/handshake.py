@@ -15,10 +15,11 @@ from OpenSSL import SSL
 
 from shared.model.errors import ProtocolError, VerificationError
 from shared.model.policy.reasons import Reason
-from sidecar.sockets.polling import Watch, poller_of
+from sidecar.sockets.polling import poller_of
 from sidecar.tls.client_hello import (
     MAX_CLIENT_HELLO_BYTES,
     ClientHello,
+    NeedsMore,
     parse_client_hello,
 )
 from sidecar.tls.handshake_workers import compute
@@ -40,34 +41,43 @@ async def peek_client_hello(
         HandshakeError: ``handshake_failed`` for something else than a ClientHello, ``deadline_exceeded``.
     """
     try:
-        async with asyncio.timeout(timeout_s):
-            with poller_of(loop).watch(connection) as watch:
-                return await _peek(watch, connection)
+        outcome = _peek(connection, 1)
+        if isinstance(outcome, NeedsMore):
+            async with asyncio.timeout(timeout_s):
+                return await _await_client_hello(loop, connection, outcome)
+        return outcome
     except TimeoutError as error:
         raise HandshakeError("no whole ClientHello in time", reason=Reason.DEADLINE_EXCEEDED) from error
     except (ProtocolError, OSError) as error:
         raise HandshakeError(str(error), reason=Reason.HANDSHAKE_FAILED) from error
 
 
-async def _peek(watch: Watch, connection: socket.socket) -> ClientHello:
-    wanted = 1
-    while True:
-        try:
-            data = connection.recv(MAX_CLIENT_HELLO_BYTES, socket.MSG_PEEK)
-        except BlockingIOError:
-            data = None
-        if data is not None:
-            if len(data) < wanted:
-                raise ProtocolError("the connection ended inside its ClientHello")
-            outcome = parse_client_hello(data)
-            if isinstance(outcome, ClientHello):
+async def _await_client_hello(
+    loop: asyncio.AbstractEventLoop, connection: socket.socket, outcome: NeedsMore
+) -> ClientHello:
+    with poller_of(loop).watch(connection) as watch:
+        while True:
+            if (wanted := outcome.total_bytes) > 1:
+                # What is peeked stays readable: without a low-water mark (socket(7)) the loop would spin on it.
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, wanted)
+            await watch.wait_readable()
+            found = _peek(connection, wanted)
+            if isinstance(found, ClientHello):
                 if wanted > 1:
                     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
-                return outcome
-            wanted = outcome.total_bytes
-            # What is peeked stays readable: without a low-water mark (socket(7)) the loop would spin on it.
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, wanted)
-        await watch.wait_readable()
+                return found
+            outcome = found
+
+
+def _peek(connection: socket.socket, wanted: int) -> ClientHello | NeedsMore:
+    """Look at what has come; ``wanted`` bytes had to be there before it is looked at again."""
+    try:
+        data = connection.recv(MAX_CLIENT_HELLO_BYTES, socket.MSG_PEEK)
+    except BlockingIOError:
+        return NeedsMore(total_bytes=wanted)
+    if len(data) < wanted:
+        raise ProtocolError("the connection ended inside its ClientHello")
+    return parse_client_hello(data)
 
 
 async def drive_handshake(
@@ -94,11 +104,10 @@ async def drive_handshake(
         while (wants := await compute(loop, role, advance, is_first=is_first)) is not _Wants.NOTHING:
             is_first = False
             began = loop.time()
-            async with asyncio.timeout(left_s):
-                if wants is _Wants.READ:
-                    await watch.wait_readable()
-                else:
-                    await watch.wait_writable()
+            if wants is _Wants.READ:
+                await watch.wait_readable(left_s)
+            else:
+                await watch.wait_writable(left_s)
             left_s -= loop.time() - began
 
 

@@ -146,7 +146,8 @@ async def _shake_hands(
             reason = Reason.PEER_EXPIRED if is_about_time(fault) else Reason.PEER_UNTRUSTED
             raise HandshakeError(f"the peer's certificate: OpenSSL error {fault}", reason=reason) from error
         raise HandshakeError(f"the handshake failed: {error}", reason=Reason.HANDSHAKE_FAILED) from error
-    if tls.get_alpn_proto_negotiated() not in (ALPN, ALPN_BEFORE):
+    protocol = tls.get_alpn_proto_negotiated()
+    if protocol not in (ALPN, ALPN_BEFORE):
         raise HandshakeError("the peer speaks no tunnel's protocol", reason=Reason.HANDSHAKE_FAILED)
     chain = (attempt.read_kept_chain() if attempt is not None else None) or read_presented(tls)
     if not chain:
@@ -155,6 +156,6 @@ async def _shake_hands(
     if attempt is not None:
         attempt.count()
         # Release 0.1 keeps no secrets, and is offered none.
-        if tls.get_alpn_proto_negotiated() == ALPN:
+        if protocol == ALPN:
             attempt.keep(chain)
     return peer

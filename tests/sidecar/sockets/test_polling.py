@@ -6,6 +6,8 @@ import asyncio
 import socket
 import struct
 
+import pytest
+
 from sidecar.sockets.polling import Poller, poller_of
 from tests.sidecar.little_ca import until
 from tests.sidecar.pump.test_plain_pump import tcp_pair
@@ -82,6 +84,32 @@ async def test_a_broken_socket_is_reported_to_whoever_waits() -> None:
         await asyncio.wait_for(watch.wait_readable(), 30)
         assert watch.is_ending
         await asyncio.wait_for(watch.wait_writable(), 30)
+
+
+async def test_who_closes_a_watch_on_a_socket_that_has_ended_isnt_told_of_it_again() -> None:
+    poller = poller_of(asyncio.get_running_loop())
+    near, far = tcp_pair()
+    with near, far:
+        watch, reported = poller.watch(near), []
+
+        def close() -> None:
+            watch.close()
+            reported.append(poller.poll_now())
+
+        watch.start_reading(close)
+        far.shutdown(socket.SHUT_WR)
+        await until(lambda: reported)
+        assert reported == [[]]
+
+
+async def test_a_wait_has_a_deadline_if_one_is_given() -> None:
+    near, far = tcp_pair()
+    with near, far, poller_of(asyncio.get_running_loop()).watch(near) as watch:
+        with pytest.raises(TimeoutError):
+            await watch.wait_readable(0.0)
+        await asyncio.wait_for(watch.wait_writable(30.0), 30)
+        far.send(b"x")
+        await asyncio.wait_for(watch.wait_readable(30.0), 30)
 
 
 async def test_a_full_socket_is_writable_once_its_peer_reads() -> None:
