@@ -37,7 +37,9 @@ MAX_SECRETS: Final = 1024
 # As many as OpenSSL offers sessions: one tunnel may be followed by two at once.
 PER_HANDSHAKE: Final = 2
 # What is kept to be offered to one peer: what a burst of connections leaves mustn't push the others out.
-MAX_OFFERS: Final = 16
+MAX_OFFERS: Final = 32
+# By then the peer has kept what was kept here: a responder ends a handshake a little later than the initiator.
+_SETTLED_S: Final = 1.0
 
 _LABEL: Final = b"EXPORTER-touchmark-resumption"
 # A client of ours names one secret, and after a HelloRetryRequest once more. A stranger's ClientHello has room for two
@@ -63,12 +65,14 @@ class Secret:
         name: what the client says, in the clear, to name it; unpredictable, and of no use for anything else.
         chain: what the peer presented (DER, leaf first) when it proved that it holds the leaf's key.
         proven_at: when that was, in seconds of ``time.monotonic()``.
+        kept_at: when the handshake that it was derived from ended here.
     """
 
     name: bytes
     key: bytes = field(repr=False)
     chain: tuple[bytes, ...] = field(repr=False)
     proven_at: float
+    kept_at: float
 
 
 class Secrets:
@@ -110,19 +114,34 @@ class Secrets:
                 self._count -= len(dropped)
 
     def take(self, binding: Hashable) -> Secret | None:
-        """Give out a secret, the newest, for good; None: there is none that isn't too old."""
+        """Give out a secret for good; None: there is none that isn't too old.
+
+        The newest that the peer has kept as well by now: one of many initiators' oldest may have been dropped there.
+        In a burst of handshakes none may be that old, and the oldest is the most likely one.
+        """
         with self._lock:
             kept = self._kept.get(binding)
             if kept is None:
                 return None
-            secret = kept.pop()
+            place = next((place for place in range(len(kept) - 1, 0, -1) if self.is_settled(kept[place])), 0)
+            secret = kept[place]
+            del kept[place]
             self._count -= 1
             if not kept:
                 del self._kept[binding]
             return secret if self._is_young(secret) else None
 
+    def forget(self, binding: Hashable) -> None:
+        """Drop all with this binding: the peer has lost one of them, so most likely the others too."""
+        with self._lock:
+            self._count -= len(self._kept.pop(binding, ()))
+
+    def is_settled(self, secret: Secret) -> bool:
+        """Tell whether the peer has kept it as well, unless it has lost it since."""
+        return self._read_clock() - secret.kept_at >= _SETTLED_S
+
     def now(self) -> float:
-        """Read the clock that ``proven_at`` is read from."""
+        """Read the clock that ``proven_at`` and ``kept_at`` are read from."""
         return self._read_clock()
 
     def _is_young(self, secret: Secret) -> bool:
@@ -178,14 +197,17 @@ class Attempt:
         """
         secrets, rests_on = self._secrets, self._secret
         has_resumed = bool(_lib.SSL_session_reused(_ssl_of(self._tls)))
+        if rests_on is not None and not has_resumed and self._role is Role.INITIATOR and secrets.is_settled(rests_on):
+            secrets.forget(self._binding)
         if not IS_AVAILABLE or self._tls.get_cipher_name() != _CIPHER:
             return
-        proven_at = rests_on.proven_at if has_resumed and rests_on is not None else secrets.now()
+        now = secrets.now()
+        proven_at = rests_on.proven_at if has_resumed and rests_on is not None else now
         size = _NAME_BYTES + _KEY_BYTES
         exported = self._tls.export_keying_material(_LABEL, PER_HANDSHAKE * size)
         for start in range(0, len(exported), size):
             name, key = exported[start : start + _NAME_BYTES], exported[start + _NAME_BYTES : start + size]
-            secret = Secret(name=name, key=key, chain=chain, proven_at=proven_at)
+            secret = Secret(name=name, key=key, chain=chain, proven_at=proven_at, kept_at=now)
             secrets.keep(self._binding if self._role is Role.INITIATOR else (self._binding, name), secret)
 
     def offer(self) -> tuple[Any, Secret] | None:

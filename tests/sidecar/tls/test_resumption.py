@@ -199,9 +199,11 @@ def restart(end: End, _: Mint) -> None:
 async def test_another_credential_bundle_or_process_makes_a_whole_handshake(
     change: Callable[[End, Mint], None], of: str
 ) -> None:
-    ends = Ends()
+    ends, now = Ends(), [1000.0]
+    ends.client.secrets, ends.server.secrets = (Secrets(read_clock=lambda: now[0]) for _ in range(2))
     await ends.connect()
     change(getattr(ends, of), ends.mint)
+    now[0] += 5.0
     assert await ends.count() == FULL
     assert await ends.count() == RESUMED
 
@@ -211,6 +213,19 @@ async def test_a_secret_is_offered_to_no_other_peer() -> None:
     await ends.connect("db")
     assert await ends.count("cache") == FULL
     assert await ends.count("db") == RESUMED
+
+
+async def test_of_a_peer_that_has_lost_one_secret_the_others_are_dropped() -> None:
+    ends, now = Ends(), [1000.0]
+    ends.client.secrets = Secrets(read_clock=lambda: now[0])
+    for _ in range(3):
+        await ends.connect()
+    assert len(ends.client.secrets) > PER_HANDSHAKE
+    restart(ends.server, ends.mint)
+    now[0] += 5.0
+    assert await ends.count() == FULL
+    assert len(ends.client.secrets) == PER_HANDSHAKE
+    assert await ends.count() == RESUMED
 
 
 @pytest.mark.parametrize("at", ["client", "server"])
@@ -382,16 +397,31 @@ async def test_a_session_of_openssls_own_counts_for_nothing() -> None:
 
 
 def make_secret(name: bytes, proven_at: float = 0.0) -> Secret:
-    return Secret(name=name, key=bytes(32), chain=(), proven_at=proven_at)
+    return Secret(name=name, key=bytes(32), chain=(), proven_at=proven_at, kept_at=proven_at)
 
 
 def test_the_newest_is_given_out_first_and_each_once() -> None:
-    secrets = Secrets(read_clock=lambda: 0.0)
-    for name in (b"a", b"b"):
-        secrets.keep("db", make_secret(name))
+    now = 0.0
+    secrets = Secrets(read_clock=lambda: now)
+    for name in (b"a", b"b", b"c"):
+        secrets.keep("db", make_secret(name, now))
+        now += 5.0
     assert secrets.take("cache") is None
-    assert [secret and secret.name for secret in (secrets.take("db"), secrets.take("db"))] == [b"b", b"a"]
+    assert [secret and secret.name for secret in (secrets.take("db"), secrets.take("db"))] == [b"c", b"b"]
+    assert secrets.take("db") is not None
     assert (secrets.take("db"), len(secrets)) == (None, 0)
+
+
+def test_what_the_peer_may_not_have_kept_yet_is_given_out_last_and_the_oldest_of_it_first() -> None:
+    now = 0.0
+    secrets = Secrets(read_clock=lambda: now)
+    for name in (b"a", b"b"):
+        secrets.keep("db", make_secret(name, now))
+    now = 5.0
+    for name in (b"c", b"d"):
+        secrets.keep("db", make_secret(name, now))
+    given = [secrets.take("db") for _ in range(4)]
+    assert [secret and secret.name for secret in given] == [b"b", b"a", b"c", b"d"]
 
 
 def test_their_number_is_bounded_in_all_and_for_one_peer() -> None:
@@ -418,6 +448,6 @@ def test_what_is_too_old_is_dropped_and_never_given_out() -> None:
 
 
 def test_a_secret_shows_neither_its_key_nor_its_chain() -> None:
-    secret = Secret(name=b"n", key=b"secret", chain=(b"leaf",), proven_at=0.0)
+    secret = Secret(name=b"n", key=b"secret", chain=(b"leaf",), proven_at=0.0, kept_at=0.0)
     assert "secret" not in repr(secret)
     assert "leaf" not in repr(secret)
