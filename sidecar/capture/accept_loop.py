@@ -69,8 +69,8 @@ class AcceptLoop:
 
     def __init__(self, listener: socket.socket, on_accept: Accepted, *, on_pause: Paused) -> None:
         self._listener = listener
-        # ``socket.accept`` makes enumeration members of these two for each connection.
-        self._kind = int(listener.family), int(listener.type)
+        # ``socket.accept`` makes enumeration members of the first two for each connection, and asks for the third.
+        self._kind = int(listener.family), int(listener.type), socket.IPPROTO_TCP
         self._on_accept = on_accept
         self._on_pause = on_pause
         self._pause_s = _FIRST_PAUSE_S

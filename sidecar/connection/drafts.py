@@ -66,6 +66,8 @@ def judge_by_drafts(connection: Decided, policies: PolicySource) -> DraftVerdict
     """Return what the drafts say of a connection that is recorded now; unset: nothing, or it isn't known."""
     parties, enforced = connection.parties, connection.verdict
     source_policy, destination_policy = parties.find_policies(policies)
+    if not (_has_draft(source_policy) or _has_draft(destination_policy)):
+        return UNSET  # As for nearly all: each connection is asked about when it is recorded.
     drafts = tuple(
         dict.fromkeys(
             name_draft(each.state.namespace, each.state.draft.number)
@@ -73,7 +75,7 @@ def judge_by_drafts(connection: Decided, policies: PolicySource) -> DraftVerdict
             if each is not None and each.state.draft is not None
         )
     )
-    if not drafts or enforced is None or (connection.refusal is not None and enforced.allowed):
+    if enforced is None or (connection.refusal is not None and enforced.allowed):
         return UNSET
     own = policies.own.draft or policies.own
     is_egress = parties.direction is Direction.EGRESS
@@ -129,6 +131,10 @@ def _is_unresolved(own: NamespacePolicy, reason: Reason, enforced_reason: Reason
 
 def _list_hosts(rules: Iterable[Rule]) -> frozenset[_Named]:
     return frozenset((rule.workloads, rule.ports, host) for rule in rules for peer in rule.peers for host in peer.hosts)
+
+
+def _has_draft(policy: NamespacePolicy | None) -> bool:
+    return policy is not None and policy.state.draft is not None
 
 
 def _with_draft(policy: NamespacePolicy | None) -> NamespacePolicy | None:

@@ -96,7 +96,6 @@ class Recorder:
 
     def record(self, record: DecisionRecord) -> None:
         """Take a record."""
-        loop = asyncio.get_running_loop()
         self.counts.count(record)
         is_denial = record.answer is Answer.DENY
         unwritten = self._unwritten[is_denial]
@@ -104,10 +103,10 @@ class Recorder:
         if len(unwritten) >= _MAX_UNWRITTEN:
             self._flush()
         elif self._flush_timer is None:
-            self._flush_timer = loop.call_later(_FLUSH_S, self._flush)
+            self._flush_timer = asyncio.get_running_loop().call_later(_FLUSH_S, self._flush)
         self._keep_for_ca(record, is_denial=is_denial)
         if self._window_timer is None:
-            self._window_timer = loop.call_later(_WINDOW_S, self._end_window)
+            self._window_timer = asyncio.get_running_loop().call_later(_WINDOW_S, self._end_window)
 
     @property
     def waiting(self) -> int:
