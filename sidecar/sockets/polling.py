@@ -249,7 +249,7 @@ def _set_done(future: asyncio.Future[None]) -> None:
 
 
 async def _wait(future: asyncio.Future[None], timeout_s: float | None) -> None:
-    """Wait with a timer of the loop: a third of what ``asyncio.timeout`` costs, which a handshake does several times."""
+    """Wait with a timer of the loop, which costs less than ``asyncio.timeout``: a handshake waits several times."""
     timer = None if timeout_s is None else future.get_loop().call_later(timeout_s, _set_late, future)
     try:
         await future
