@@ -23,6 +23,8 @@ from sidecar.native.engine import current_look
 
 _MAX_HINTS = 256
 _MAX_HINTS_TRIED = 4
+# Before its whole table is searched, which costs as much as looks at dozens of them.
+_MAX_HINTS_BEFORE_SEARCH = 12
 _MAX_NEWEST = 16
 _MAX_THREADS = 1_024
 # For the looks at new connections, on the event loop: so long a look at the threads serves, and at most so many of
@@ -70,8 +72,8 @@ class Process:
     """
 
     __slots__ = (
-        "_descriptors", "_directory", "_exit", "_hints", "_pidfd", "_status", "_thread_turn", "_threads_until", "facts",
-        "image", "memory", "pid",
+        "_descriptors", "_directory", "_exit", "_hints", "_is_recycling", "_pidfd", "_status", "_thread_turn",
+        "_threads_until", "facts", "image", "memory", "pid",
     )  # fmt: skip
 
     def __init__(self, pid: int, *, proc: str = "/proc") -> None:
@@ -79,6 +81,7 @@ class Process:
         self.pid = pid
         # Where sockets were found, the one longest ago first.
         self._hints: OrderedDict[str, None] = OrderedDict()
+        self._is_recycling = False  # The last one was one of these, and not the one before.
         self._threads_until = 0.0
         self._thread_turn = 0
         try:
@@ -182,7 +185,7 @@ class Process:
             The descriptor's number as text; empty when it isn't found.
         """
         wanted = f"socket:[{inode}]"
-        for name in self._list_hints(hint):
+        for name in self._list_hints(hint, max_descriptors):
             if self._link(name) == wanted:
                 return self._remember(name)
         return self._search(inode, max_descriptors) if max_descriptors else ""
@@ -211,7 +214,7 @@ class Process:
                 return "", False
             self.refuse_tracer(all_threads=False)
             return descriptor, not self.has_executed() and self.read_executable() == key
-        names = array("I", map(int, self._list_hints(hint))).tobytes()
+        names = array("I", map(int, self._list_hints(hint, max_descriptors))).tobytes()
         files = self._status, self.memory.maps, self._directory
         found = look.look(self._descriptors, inode, names, *files)
         if found is None and max_descriptors and (name := self._search(inode, max_descriptors)):
@@ -226,15 +229,17 @@ class Process:
             raise self._traced(tracer)
         return self._remember(str(number)), bool(is_in_use) and executable == key
 
-    def _list_hints(self, hint: str) -> list[str]:
+    def _list_hints(self, hint: str, max_descriptors: int) -> list[str]:
         """List the descriptors to look at before all others."""
         names = [hint] if hint else []
+        if not self._hints:
+            return names
         # A process that closes each connection gets the same descriptor again; one that keeps them, the next number.
-        if self._hints:
-            last = next(reversed(self._hints))
-            names += last, str(int(last) + 1)
+        last = next(reversed(self._hints))
+        newest = last, str(int(last) + 1)
         # One with many connections closes about the oldest one and gets its descriptor for the next.
-        names += islice(self._hints, _MAX_HINTS_TRIED)
+        oldest = islice(self._hints, _MAX_HINTS_BEFORE_SEARCH if max_descriptors else _MAX_HINTS_TRIED)
+        names += (*oldest, *newest) if self._is_recycling else (*newest, *oldest)
         return names
 
     def _search(self, inode: int, max_descriptors: int) -> str:
@@ -316,6 +321,7 @@ class Process:
             os.close(descriptor)
 
     def _remember(self, name: str) -> str:
+        self._is_recycling = name in self._hints and name != next(reversed(self._hints))
         self._hints[name] = None
         self._hints.move_to_end(name)
         if len(self._hints) > _MAX_HINTS:
