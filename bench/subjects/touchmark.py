@@ -140,6 +140,18 @@ def run_touchmark_noting_moments(directory: Path, backends: Backends) -> Iterato
 
 
 @contextmanager
+def run_touchmark_sampled(directory: Path, backends: Backends, *, reuses: bool) -> Iterator[RunningSubject]:
+    """Start the same with its processor time divided among its steps: ``sidecar_with_samples.py``.
+
+    Raises:
+        BenchError: a part doesn't start.
+    """
+    options = [] if reuses else ["--no-reuse"]
+    with _run_pair(directory, backends, ["-m", "bench.subjects.sidecar_with_samples", *options]) as subject:
+        yield subject
+
+
+@contextmanager
 def _run_pair(directory: Path, backends: Backends, sidecar: Sequence[str]) -> Iterator[RunningSubject]:
     http_in, sink_in = (("127.0.0.1", port) for port in free_ports(2))
     server_tunnel, http_served, sink_served = free_ports(3, _SERVER_ADDRESS)
