@@ -20,7 +20,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
 import uvloop
@@ -31,7 +31,7 @@ from sidecar.credential.credential import Credential
 from sidecar.tls.contexts import Contexts
 from sidecar.tls.handshake_workers import compute
 from sidecar.tls.presented import read_presented
-from sidecar.tls.resumption import Secrets
+from sidecar.tls.resumption import Secrets, resuming
 from sidecar.tls.role import Role
 from sidecar.tunnel.handshake import Keys, establish_tunnel
 from tests.sidecar.pair import CLIENT, CLIENT_PROGRAM, SERVER, SERVER_PROGRAM, Mint, identify
@@ -96,6 +96,12 @@ async def shake_hands(ends: Ends, secrets: dict[Role, Secrets] | None = None) ->
 def shake_hands_in_memory(ends: Ends) -> SSL.Connection:
     """Make one handshake by OpenSSL alone; return the client's end, which hasn't read the server's offers yet."""
     client, server = (SSL.Connection(ends.keys_of(role).context) for role in (Role.INITIATOR, Role.RESPONDER))
+    exchange(client, server)
+    return client
+
+
+def exchange(client: SSL.Connection, server: SSL.Connection) -> None:
+    """Carry a handshake's messages between two ends in memory."""
     client.set_connect_state()
     server.set_accept_state()
     for end, other in ((client, server), (server, client), (client, server), (server, client)):
@@ -103,7 +109,19 @@ def shake_hands_in_memory(ends: Ends) -> SSL.Connection:
             end.do_handshake()
         with suppress(SSL.WantReadError):
             other.bio_write(end.bio_read(_FLIGHT_BYTES))
-    return client
+
+
+def rest_on_earlier(ends: Ends, secrets: dict[Role, Secrets]) -> None:
+    """Make one handshake by OpenSSL alone that rests on a secret, and derive the next ones."""
+    with ExitStack() as stack:
+        tls, attempts = {}, {}
+        for role in Role:
+            tls[role] = SSL.Connection(ends.keys_of(role).context)
+            attempts[role] = stack.enter_context(resuming(tls[role], secrets[role], "bench", role))
+        exchange(tls[Role.INITIATOR], tls[Role.RESPONDER])
+        for role, attempt in attempts.items():
+            attempt.count()
+            attempt.keep(ends.credentials[role].chain)
 
 
 class _Allocated(ctypes.Structure):
@@ -192,8 +210,11 @@ async def _measure(ends: Ends, secrets: dict[Role, Secrets], count: int) -> Roun
 async def _measure_parts(ends: Ends, *, rounds: int, count: int) -> dict[str, float]:
     """Return the least processor time of each part, in µs."""
     loop, client = asyncio.get_running_loop(), shake_hands_in_memory(ends)
+    secrets = {role: Secrets() for role in Role}
+    rest_on_earlier(ends, secrets)  # There is none yet.
     known: dict[str, Callable[[], object]] = {
         "tls": lambda: shake_hands_in_memory(ends),
+        "tls, resting on an earlier one": lambda: rest_on_earlier(ends, secrets),
         "tls, offers of sessions read": lambda: _read_offers(ends),
         "a known chain read and verified": lambda: ends.verifier.verify_presented(
             read_presented(client), now=time.time()
@@ -211,6 +232,8 @@ async def _measure_parts(ends: Ends, *, rounds: int, count: int) -> dict[str, fl
             await compute(loop, Role.INITIATOR, lambda: None)
         *_, last = least
         least[last] = min(least[last], (time.process_time() - began) / count * 1e6)
+    if {each.full for each in secrets.values()} != {1}:
+        raise RuntimeError("not every handshake but the first rested on an earlier one")
     return least
 
 
