@@ -106,10 +106,9 @@ def _signal(pids: Sequence[int], number: signal.Signals) -> None:
 
 def tabulate(outcome: Outcome) -> list[tuple[str, float, float]]:
     """Return each step with its µs a connection at the client's and at the server's sidecar, the dearest first."""
-    steps = dict.fromkeys(step for side in _SIDES for step in outcome.seconds[side])
-    rows = [
-        (step, *(outcome.seconds[side].get(step, 0.0) * 1e6 / outcome.connections for side in _SIDES)) for step in steps
-    ]
+    client, server = (outcome.seconds[side] for side in _SIDES)
+    each = 1e6 / outcome.connections
+    rows = [(step, client.get(step, 0.0) * each, server.get(step, 0.0) * each) for step in {**client, **server}]
     return sorted(rows, key=lambda row: -row[1] - row[2])
 
 

@@ -6,7 +6,7 @@ import importlib
 import sys
 from functools import reduce
 from pathlib import Path
-from types import CodeType, FrameType
+from types import FrameType, FunctionType
 
 import msgspec
 import pytest
@@ -22,9 +22,11 @@ def frame_in(module: str, function: str = "") -> FrameType:
     def work() -> FrameType:
         return sys._getframe()
 
-    code: CodeType = work.__code__.replace(co_qualname=function or "some_function")
-    made = type(work)(code, {"__name__": module, "sys": sys})
-    return made()
+    code = work.__code__.replace(co_qualname=function or "some_function")
+    made = FunctionType(code, {"__name__": module, "sys": sys})
+    frame = made()
+    assert isinstance(frame, FrameType)
+    return frame
 
 
 def test_every_step_is_a_module_or_a_function_of_the_product() -> None:
@@ -73,11 +75,10 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
 def test_the_table_has_microseconds_a_connection_the_dearest_step_first() -> None:
     seconds = {"client": {"accept": 0.1, "record": 0.2}, "server": {"dial": 0.5, "record": 0.2}}
     outcome = Outcome(connections=10_000, seconds=seconds, cpu_s=1.1)
-    assert [(step, pytest.approx(client), pytest.approx(server)) for step, client, server in tabulate(outcome)] == [
-        ("dial", 0.0, 50.0),
-        ("record", 20.0, 20.0),
-        ("accept", 10.0, 0.0),
-    ]
+    steps, clients, servers = zip(*tabulate(outcome), strict=True)
+    assert steps == ("dial", "record", "accept")
+    assert clients == pytest.approx((0.0, 20.0, 10.0))
+    assert servers == pytest.approx((50.0, 20.0, 0.0))
     console = Console(width=120, record=True)
     print_outcome(console, outcome)
     printed = console.export_text()
