@@ -123,7 +123,9 @@ class Secrets:
             kept = self._kept.get(binding)
             if kept is None:
                 return None
-            place = next((place for place in range(len(kept) - 1, 0, -1) if self.is_settled(kept[place])), 0)
+            place = 0
+            if self.is_settled(kept[0]):  # Else none is: they were kept in this order.
+                place = next(place for place in range(len(kept) - 1, -1, -1) if self.is_settled(kept[place]))
             secret = kept[place]
             del kept[place]
             self._count -= 1
