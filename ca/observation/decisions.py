@@ -18,6 +18,7 @@ import structlog
 from msgspec import UNSET
 
 from ca.metrics import Metrics
+from ca.store.decision_log import encode_record
 from ca.store.edges.edge import Report
 from ca.store.records import DecisionFilter, StoredDecision
 from ca.store.store import Store
@@ -96,13 +97,21 @@ class Decisions:
         """
         possible, impossible = _separate(records, instance)
         lost += sum(max(1, min(each.count, _MAX_COUNT)) for each in impossible)
-        corrected = [_correct(record, instance=instance, workload=workload) for record in possible]
-        self._metrics.decisions_corrected.inc(
-            sum(before is not after for before, after in zip(possible, corrected, strict=True))
-        )
-        last_id: int | None = 0
+        corrected, texts, changed = [], [], 0
+        for record, text in possible:
+            mine = _correct(record, instance=instance, workload=workload)
+            corrected.append(mine)
+            texts.append(text if mine is record else encode_record(mine))
+            changed += mine is not record
+        self._metrics.decisions_corrected.inc(changed)
+
+        def note(last_id: int | None) -> None:
+            if last_id is not None:  # Otherwise the acknowledgement was lost.
+                self._note_stored(last_id, corrected, lost)
+
         if batch is not None:
-            content = msgspec.json.encode((batch, lost, corrected))
+            # As ``msgspec.json.encode((batch, lost, corrected))``, of which each record was written already.
+            content = f"[{batch},{lost},[{','.join(texts)}]]".encode()
             digest = hashlib.sha256(content).hexdigest()
             report = Report(
                 instance=instance,
@@ -111,11 +120,14 @@ class Decisions:
                 lost=lost,
                 is_first=batch == 1,
             )
-            last_id = await self._store.decisions.insert_batch(corrected, report, digest=digest)
+            await self._store.decisions.insert_batch(corrected, report, texts=texts, digest=digest, on_commit=note)
         elif corrected:
-            last_id = await self._store.decisions.insert(corrected)
-        if last_id is None:
-            return  # The acknowledgement was lost.
+            await self._store.decisions.insert(corrected, on_commit=note)
+        else:
+            note(0)
+
+    def _note_stored(self, last_id: int, corrected: Sequence[DecisionRecord], lost: int) -> None:
+        """Tell of what was committed, whether or not who sent it still waits."""
         if lost > 0:
             self.lost += lost
             self._metrics.decisions_lost.inc(lost)
@@ -185,49 +197,50 @@ class Decisions:
         return max(1, min(self._limits.max_rows, int(max_bytes / row_bytes)))
 
 
-def _separate(records: Sequence[DecisionRecord], instance: str) -> tuple[list[DecisionRecord], list[DecisionRecord]]:
-    """Return the records that can be, and those that can't."""
-    possible: list[DecisionRecord] = []
+def _separate(
+    records: Sequence[DecisionRecord], instance: str
+) -> tuple[list[tuple[DecisionRecord, str]], list[DecisionRecord]]:
+    """Return the records that can be, each with its JSON, and those that can't."""
+    possible: list[tuple[DecisionRecord, str]] = []
     impossible: list[DecisionRecord] = []
     fault = ""
     for record in records:
         try:
-            _check(record)
+            text = _check(record)
         except ProtocolError as error:
             impossible.append(record)
             fault = fault or error.message
         else:
-            possible.append(record)
+            possible.append((record, text))
     if impossible:
         _log.warning("decisions_impossible", instance=instance, count=len(impossible), message=fault)
     return possible, impossible
 
 
-def _check(record: DecisionRecord) -> None:
+def _check(record: DecisionRecord) -> str:
+    """Return the record's JSON; raise ``ProtocolError`` where it says what can't be."""
     if not 0 <= record.port <= 65535 or record.count < 1 or not 0 <= record.time <= _MAX_TIME_S:
         raise ProtocolError("a decision with a port, count or time that can't be")
-    if len(msgspec.json.encode(record)) > MAX_DECISION_BYTES:
+    written = encode_record(record)
+    if len(written.encode()) > MAX_DECISION_BYTES:
         raise ProtocolError(f"a decision of more than {MAX_DECISION_BYTES} bytes")
+    source, destination = record.source, record.destination
     try:
-        for party in (record.source, record.destination):
-            _check_party(party)
+        for party in (source, destination):
+            _check_names(party.program, party.workload, party.listed)
         _check_hosts(record)
         _check_names(record.process.digest, "", "")
     except (IdentityError, InputError) as error:
         raise ProtocolError(f"a decision with {error}") from error
-    for text in (record.rule, record.tunnel, record.connection, record.service or ""):
-        _check_text(text)
+    _check_texts(
+        source.address, source.identity, source.why, destination.address, destination.identity, destination.why,
+        record.rule, record.tunnel, record.connection, record.service or "",
+    )  # fmt: skip
     if record.draft is not UNSET:
         if len(record.draft.drafts) > 2:
             raise ProtocolError("a decision with more than two drafts")
-        for text in (record.draft.rule, *record.draft.drafts):
-            _check_text(text)
-
-
-def _check_party(party: PartyRecord) -> None:
-    _check_names(party.program, party.workload, party.listed)
-    for text in (party.address, party.identity, party.why):
-        _check_text(text)
+        _check_texts(record.draft.rule, *record.draft.drafts)
+    return written
 
 
 def _check_hosts(record: DecisionRecord) -> None:
@@ -246,31 +259,46 @@ def _check_names(program: str, *workloads: str) -> None:
         parse_workload(workload)
 
 
-def _check_text(text: str) -> None:
-    if len(text) > _MAX_TEXT_CHARACTERS or not text.isprintable():
-        raise ProtocolError(f"a decision with a name that can't be: {text[:80]!r}")
+def _check_texts(*texts: str) -> None:
+    together = "".join(texts)
+    if len(together) <= _MAX_TEXT_CHARACTERS and together.isprintable():
+        return  # As in most records; each is at most as long.
+    for text in texts:
+        if len(text) > _MAX_TEXT_CHARACTERS or not text.isprintable():
+            raise ProtocolError(f"a decision with a name that can't be: {text[:80]!r}")
 
 
 def _correct(record: DecisionRecord, *, instance: str, workload: Workload) -> DecisionRecord:
     """Return the record with what the CA knows better than its reporter; the same object when nothing differs."""
     side = "source" if record.direction is Direction.EGRESS else "destination"
-    corrected = msgspec.structs.replace(
+    own: PartyRecord = getattr(record, side)
+    corrected = _correct_own(own, workload)
+    if (
+        corrected is own
+        and record.sidecar == instance
+        and record.namespace == workload.namespace
+        and record.count <= _MAX_COUNT
+    ):
+        return record
+    return msgspec.structs.replace(
         record,
         sidecar=instance,
         namespace=workload.namespace,
         count=min(record.count, _MAX_COUNT),
-        **{side: _correct_own(getattr(record, side), workload)},
+        **{side: corrected},
     )
-    return record if corrected == record else corrected
 
 
 def _correct_own(party: PartyRecord, workload: Workload) -> PartyRecord:
     own = str(workload)
+    is_identity = not party.identity or _is_identity_of(party.identity, workload)
+    if is_identity and party.workload in ("", own) and party.listed in ("", own):
+        return party
     return msgspec.structs.replace(
         party,
         workload=own if party.workload else "",
         listed=own if party.listed else "",
-        identity=party.identity if _is_identity_of(party.identity, workload) else "",
+        identity=party.identity if is_identity else "",
     )
 
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import ColumnElement, TextClause, delete, func, or_, select, update
+from sqlalchemy import ColumnElement, TextClause, bindparam, delete, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ca.store.edges.edge import Report
 from ca.store.edges.edge_log import EdgeLog
 from ca.store.engine.database import DECISIONS, Database
+from ca.store.engine.prepared import Prepared, prepare_update
 from ca.store.records import DecisionFilter, StoredDecision
 from ca.store.tables import DRAFTED, REFUSED, decisions, sidecars
 from shared.model.errors import UnavailableError
@@ -23,6 +23,10 @@ from shared.model.policy.rules import Direction
 MAX_LISTED: Final = 10_000
 _decoder: Final = msgspec.json.Decoder(DecisionRecord)
 _encoder: Final = msgspec.json.Encoder()
+_MINE: Final = sidecars.c.instance == bindparam("of_instance")
+_FIND_LAST_BATCH: Final = Prepared(select(sidecars.c.last_batch).where(_MINE))
+_NOTE_LAST_BATCH: Final = prepare_update(sidecars, ("last_batch",), _MINE)
+_FIND_LAST_ID: Final = Prepared(select(func.max(decisions.c.decision_id)))
 _PRUNED_AT_ONCE: Final = 5_000
 _PRUNED_ON_FULL_DISK: Final = 200  # What a transaction changes is written to SQLite's log first.
 _SAMPLED: Final = 200
@@ -38,71 +42,83 @@ class DecisionLog:
         self._edges = edges
         self._clock = clock
 
-    async def insert(self, records: Sequence[DecisionRecord], report: Report | None = None) -> int:
-        """Store a batch and what it adds to the edges in one transaction; return the highest ID in the log.
+    async def insert(
+        self, records: Sequence[DecisionRecord], *, on_commit: Callable[[int | None], None] = lambda _: None
+    ) -> int:
+        """Store records and what they add to the edges in one transaction; return the highest ID in the log.
+
+        Each is its own end's report.
 
         Arguments:
-            report: whose records they are; None: each is its own end's.
+            on_commit: as of ``Database.write``: is called with what is returned.
 
         Raises:
             UnavailableError: the store fails, or its disk is full: what room is left belongs to the ledger.
         """
-        async with self._writing() as connection:
-            return await self._insert(connection, records, report)
+        texts = [encode_record(record) for record in records]
+        await self._prepare()
+        return await self._database.write(
+            lambda connection: self._insert(connection, records, texts, None), on_commit=on_commit, is_long=True
+        )
 
-    async def insert_batch(self, records: Sequence[DecisionRecord], report: Report, *, digest: str) -> int | None:
+    async def insert_batch(
+        self,
+        records: Sequence[DecisionRecord],
+        report: Report,
+        *,
+        texts: Sequence[str],
+        digest: str,
+        on_commit: Callable[[int | None], None] = lambda _: None,
+    ) -> int | None:
         """Store a sidecar's batch as ``insert``, unless it is the one that was stored last from it: return None then.
 
         A sidecar has one batch on its way, and sends it again until it is acknowledged.
 
         Arguments:
+            report: whose records they are.
+            texts: each record as JSON, which its reader had to write anyway.
             digest: of the batch's content and number.
 
         Raises:
             UnavailableError: as ``insert``.
         """
-        mine = sidecars.c.instance == report.instance
-        async with self._writing() as connection:
-            if await connection.scalar(select(sidecars.c.last_batch).where(mine)) == digest:
-                return None
-            await connection.execute(update(sidecars).where(mine).values(last_batch=digest))
-            return await self._insert(connection, records, report)
 
-    @asynccontextmanager
-    async def _writing(self) -> AsyncIterator[AsyncConnection]:
+        async def write(connection: AsyncConnection) -> int | None:
+            if (await _FIND_LAST_BATCH.on(connection, of_instance=report.instance)).scalar() == digest:
+                return None
+            await _NOTE_LAST_BATCH.on(connection, of_instance=report.instance, last_batch=digest)
+            return await self._insert(connection, records, texts, report)
+
+        await self._prepare()
+        return await self._database.write(write, on_commit=on_commit, is_long=True)
+
+    async def _prepare(self) -> None:
         if self._database.is_disk_full:
             raise UnavailableError(
                 "the CA's disk is full: it takes no decisions", hint="give the store more room, or keep fewer decisions"
             )
         await self._edges.prepare(now=self._clock())
-        async with self._database.writing() as connection:
-            yield connection
 
     async def _insert(
-        self, connection: AsyncConnection, records: Sequence[DecisionRecord], report: Report | None
+        self,
+        connection: AsyncConnection,
+        records: Sequence[DecisionRecord],
+        texts: Sequence[str],
+        report: Report | None,
     ) -> int:
         if records or (report is not None and report.lost):
             # IDs become visible in their order: who follows the log by ID would miss one that commits late.
             await self._database.take_turn(connection, DECISIONS)
         if records:
-            await connection.exec_driver_sql(*self._write_insert(records))
+            rows = [_list_values(record, text) for record, text in zip(records, texts, strict=True)]
+            await connection.exec_driver_sql(_INSERT if self._database.is_sqlite else _INSERT_IN_POSTGRESQL, rows)
         now = self._clock()
         if report is not None:
             await self._edges.add(connection, records, report, now=now)
         else:
             for each, its_records in _group_by_reporter(records).items():
                 await self._edges.add(connection, its_records, each, now=now)
-        return int(await connection.scalar(select(func.max(decisions.c.decision_id))) or 0)
-
-    def _write_insert(self, records: Sequence[DecisionRecord]) -> tuple[str, list[tuple[Any, ...]]]:
-        """Return the statement and its rows as the driver takes them.
-
-        What SQLAlchemy does with each row's parameters took as long as the rest of the insertion.
-        """
-        rows = [_values(record) for record in records]
-        marks = ", ".join("?" if self._database.is_sqlite else f"${number}" for number in range(1, len(rows[0]) + 1))
-        statement = f"INSERT INTO decisions ({', '.join(rows[0])}) VALUES ({marks})"
-        return statement, [tuple(row.values()) for row in rows]
+        return int((await _FIND_LAST_ID.on(connection)).scalar() or 0)
 
     async def get_last_id(self) -> int:
         """Return the highest ID in the log; 0 when it is empty."""
@@ -227,24 +243,43 @@ def _conditions(wanted: DecisionFilter) -> list[ColumnElement[bool] | TextClause
     return conditions
 
 
-def _values(record: DecisionRecord) -> dict[str, Any]:
-    return {
-        "time": record.time,
-        "namespace": _text(record.namespace),
-        "sidecar": _text(record.sidecar),
-        "answer": record.answer.value,
-        "would_deny": record.would_deny,
-        "reason": record.reason.value,
-        "source_workload": _text(record.source.workload or record.source.listed),
-        "destination_workload": _text(record.destination.workload or record.destination.listed),
-        "source_program": _text(record.source.program),
-        "destination_program": _text(record.destination.program),
-        "port": record.port,
-        "connection": _text(record.connection),
-        "count": record.count,
-        "record": _encoder.encode(record).decode(),  # JSON escapes what PostgreSQL doesn't take.
-        "draft": compare_draft(record).value,
-    }
+# In the order of ``_list_values``.
+_COLUMNS: Final = (
+    "time", "namespace", "sidecar", "answer", "would_deny", "reason", "source_workload", "destination_workload",
+    "source_program", "destination_program", "port", "connection", "count", "record", "draft",
+)  # fmt: skip
+# In the drivers' words: what SQLAlchemy does with each row's parameters took as long as the rest of the insertion.
+_INSERT: Final = f"INSERT INTO decisions ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"
+_INSERT_IN_POSTGRESQL: Final = (
+    f"INSERT INTO decisions ({', '.join(_COLUMNS)}) "
+    f"VALUES ({', '.join(f'${number}' for number in range(1, len(_COLUMNS) + 1))})"
+)
+
+
+def encode_record(record: DecisionRecord) -> str:
+    """Return a record as it is stored: JSON, which escapes what PostgreSQL doesn't take."""
+    return _encoder.encode(record).decode()
+
+
+def _list_values(record: DecisionRecord, text: str) -> tuple[Any, ...]:
+    source, destination = record.source, record.destination
+    return (
+        record.time,
+        _text(record.namespace),
+        _text(record.sidecar),
+        record.answer.value,
+        record.would_deny,
+        record.reason.value,
+        _text(source.workload or source.listed),
+        _text(destination.workload or destination.listed),
+        _text(source.program),
+        _text(destination.program),
+        record.port,
+        _text(record.connection),
+        record.count,
+        text,
+        compare_draft(record).value,
+    )
 
 
 def _text(text: str) -> str:

@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ca.store.drafts.tables import policy_drafts
 from ca.store.edges.edge import DraftedEdge, DraftedWindow, EdgeEvidence, EdgeKey
-from ca.store.edges.sums import upsert_sums
+from ca.store.edges.sums import prepare_sums
 from ca.store.edges.tables import edge_drafts, edge_reports, edges
 from ca.store.edges.tally import HOUR_S, Addition, Sum
 from ca.store.engine.database import Database
@@ -37,11 +37,12 @@ _decode_evidence: Final = msgspec.json.Decoder(EdgeEvidence).decode
 _decode_verdict: Final = msgspec.json.Decoder(DraftVerdict).decode
 _rows: Final = edge_drafts.c
 _NUMBERS: Final = ("opened", "ended")
+_ADD: Final = prepare_sums(edge_drafts, ("draft", "edge_id", "digest"), added=_NUMBERS)
 # Which row it is: the draft, the edge and its verdict's digest.
 _Key = tuple[str, int, str]
 
 
-async def add_drafted(database: Database, connection: AsyncConnection, added: Mapping[int, Addition]) -> None:
+async def add_drafted(connection: AsyncConnection, added: Mapping[int, Addition]) -> None:
     """Add what a batch says of drafts, in the transaction that stores it.
 
     Arguments:
@@ -61,8 +62,7 @@ async def add_drafted(database: Database, connection: AsyncConnection, added: Ma
     if not rows:
         return
     admitted = await _admit(connection, rows)
-    statement = upsert_sums(database, edge_drafts, ("draft", "edge_id", "digest"), added=_NUMBERS)
-    await connection.execute(statement, [admitted[key] for key in sorted(admitted)])
+    await _ADD.on_each(connection, [admitted[key] for key in sorted(admitted)])
 
 
 async def _find_current(connection: AsyncConnection, names: Iterable[str]) -> dict[str, str]:

@@ -15,7 +15,7 @@ from operator import itemgetter
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Executable, delete, exists, func, insert, select, text, tuple_, union, update
+from sqlalchemy import bindparam, delete, exists, func, insert, select, text, tuple_, union, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ca.store.edges.drafted import add_drafted, prune_drafted, read_drafted
@@ -29,7 +29,7 @@ from ca.store.edges.edge import (
     ReportHour,
     StoredEdge,
 )
-from ca.store.edges.sums import bound_sum, upsert_sums
+from ca.store.edges.sums import bound_sum, prepare_sums
 from ca.store.edges.tables import edge_hours, edge_reports, edges
 from ca.store.edges.tally import (
     HOUR_S,
@@ -45,6 +45,7 @@ from ca.store.edges.tally import (
 )
 from ca.store.edges.timeline import read_timeline
 from ca.store.engine.database import PARTITIONS, Database
+from ca.store.engine.prepared import Prepared, prepare_update
 from shared.model.policy.decision import DecisionRecord
 from shared.model.policy.rules import Direction
 
@@ -66,6 +67,38 @@ _EDGE_BYTES: Final = 350
 _HOUR_BYTES: Final = 90
 _EDGE_ID: Final = 0  # Positions in what is selected of an edge.
 _LAST: Final = 6
+_FOUND: Final = select(edges.c.digest, edges.c.edge_id, edges.c.last_hour, edges.c.evidence)
+# SQLite gets the digests as one text of JSON, so that the statement is the same for any number.
+_FIND_KNOWN: Final = Prepared(
+    _FOUND.where(edges.c.digest.in_(select(func.json_each(bindparam("digests", required=True)).table_valued("value")))),
+    _FOUND.where(edges.c.digest.in_(bindparam("digests", expanding=True))),
+)
+_FIND_NEW: Final = Prepared(
+    select(edge_reports.c.new_edges).where(
+        edge_reports.c.instance == bindparam("instance"), edge_reports.c.hour == bindparam("hour")
+    )
+)
+_COUNTS: Final = (
+    Prepared(select(func.count()).where(edges.c.source_namespace == bindparam("namespace"))),
+    Prepared(
+        select(func.count()).where(
+            edges.c.destination_namespace == bindparam("namespace"), edges.c.source_namespace != bindparam("namespace")
+        )
+    ),
+)
+_INSERT: Final = Prepared(
+    insert(edges).values({column.name: bindparam(column.name) for column in edges.c if column is not edges.c.edge_id})
+)
+_RENEW: Final = prepare_update(edges, ("last_hour", "evidence"), edges.c.edge_id == bindparam("of_edge"))
+_ADD_HOURS: Final = prepare_sums(
+    edge_hours, ("edge_id", "hour"), added=("opened", "ended", "bytes_sent", "bytes_received")
+)
+_ADD_REPORTS: Final = prepare_sums(
+    edge_reports,
+    ("instance", "hour"),
+    added=("records", "lost", "starts", "new_edges"),
+    kept=("namespace", "service_account"),
+)
 _decode_key: Final = msgspec.json.Decoder(EdgeKey).decode
 _decode_evidence: Final = msgspec.json.Decoder(EdgeEvidence).decode
 
@@ -131,9 +164,9 @@ class EdgeLog:
             for each_hour, total in addition.sums.items()
         ]
         if rows:
-            await connection.execute(self._summing_hours(), sorted(rows, key=lambda row: (row["edge_id"], row["hour"])))
+            await _ADD_HOURS.on_each(connection, sorted(rows, key=itemgetter("edge_id", "hour")))
         by_edge = {known[digest][0]: addition for digest, addition in added.items()}
-        await add_drafted(self._database, connection, by_edge)
+        await add_drafted(connection, by_edge)
         await self._note_report(connection, records, report, lost=lost, new=new, now=now)
 
     async def _read_known(
@@ -141,10 +174,10 @@ class EdgeLog:
     ) -> dict[str, tuple[int, int, EdgeEvidence]]:
         if not added:
             return {}
-        query = select(edges.c.digest, edges.c.edge_id, edges.c.last_hour, edges.c.evidence)
+        digests = msgspec.json.encode(list(added)).decode() if self._database.is_sqlite else list(added)
         return {
-            row.digest: (row.edge_id, row.last_hour, _decode_evidence(row.evidence))
-            for row in await connection.execute(query.where(edges.c.digest.in_(added)))
+            digest: (edge_id, last_hour, _decode_evidence(evidence))
+            for digest, edge_id, last_hour, evidence in await _FIND_KNOWN.on(connection, digests=digests)
         }
 
     async def _admit(
@@ -157,8 +190,7 @@ class EdgeLog:
         hour: int,
     ) -> tuple[dict[str, Addition], dict[str, Addition], int]:
         """Return what is added, which of it is new, and how many connections have no room."""
-        mine = (edge_reports.c.instance == _text(report.instance)) & (edge_reports.c.hour == hour)
-        before = int(await connection.scalar(select(edge_reports.c.new_edges).where(mine)) or 0)
+        before = int((await _FIND_NEW.on(connection, instance=_text(report.instance), hour=hour)).scalar() or 0)
         count = await self._count_edges(connection, report.namespace)
         admitted = {digest: each for digest, each in added.items() if digest in known}
         fresh: dict[str, Addition] = {}
@@ -185,11 +217,7 @@ class EdgeLog:
         return admitted, fresh, lost
 
     async def _count_edges(self, connection: AsyncConnection, namespace: str) -> int:
-        of_source = select(func.count()).where(edges.c.source_namespace == namespace)
-        of_destination = select(func.count()).where(
-            edges.c.destination_namespace == namespace, edges.c.source_namespace != namespace
-        )
-        return int(await connection.scalar(of_source) or 0) + int(await connection.scalar(of_destination) or 0)
+        return sum([int((await each.on(connection, namespace=namespace)).scalar() or 0) for each in _COUNTS])
 
     async def _insert_new(
         self, connection: AsyncConnection, fresh: dict[str, Addition]
@@ -209,7 +237,7 @@ class EdgeLog:
                     "evidence": msgspec.json.encode(make_evidence(addition, EdgeEvidence())).decode(),
                 }
             )
-        await connection.execute(insert(edges), rows)
+        await _INSERT.on_each(connection, rows)
         return await self._read_known(connection, fresh)
 
     async def _renew(
@@ -219,6 +247,7 @@ class EdgeLog:
         known: dict[str, tuple[int, int, EdgeEvidence]],
     ) -> None:
         """Renew what was seen last of edges: seldom, since each rewrites a row."""
+        rows = []
         for digest, addition in sorted(added.items(), key=lambda each: known[each[0]][0]):
             edge_id, last_hour, before = known[digest]
             newest = max(addition.sums)
@@ -226,11 +255,15 @@ class EdgeLog:
             if newest <= last_hour and not is_new_pod and addition.newest_time < before.time + _EVIDENCE_AGE_S:
                 continue
             evidence = make_evidence(addition, before)
-            await connection.execute(
-                update(edges)
-                .where(edges.c.edge_id == edge_id)
-                .values(last_hour=max(newest, last_hour), evidence=msgspec.json.encode(evidence).decode())
+            rows.append(
+                {
+                    "of_edge": edge_id,
+                    "last_hour": max(newest, last_hour),
+                    "evidence": msgspec.json.encode(evidence).decode(),
+                }
             )
+        if rows:
+            await _RENEW.on_each(connection, rows)
 
     async def _note_report(
         self,
@@ -266,21 +299,7 @@ class EdgeLog:
             rows = [{**row, **empty, "lost": 1, "hour": each} for each in range(since, hour)]
             # The sum stays what was lost, where each hour's share is at least 1.
             rows.append({**row, "lost": max(1, bound_sum(report.lost) - len(rows)) + lost})
-        await connection.execute(self._summing_reports(), rows)
-
-    def _summing_hours(self) -> Executable:
-        return upsert_sums(
-            self._database, edge_hours, ("edge_id", "hour"), added=("opened", "ended", "bytes_sent", "bytes_received")
-        )
-
-    def _summing_reports(self) -> Executable:
-        return upsert_sums(
-            self._database,
-            edge_reports,
-            ("instance", "hour"),
-            added=("records", "lost", "starts", "new_edges"),
-            kept=("namespace", "service_account"),
-        )
+        await _ADD_REPORTS.on_each(connection, rows)
 
     # ---- asking ---------------------------------------------------------------------------------------------------
 

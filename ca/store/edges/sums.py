@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from sqlalchemy import Executable, Table, case
+from sqlalchemy import Executable, Table, bindparam, case
 from sqlalchemy.dialects import postgresql, sqlite
 
-from ca.store.engine.database import Database
+from ca.store.engine.prepared import Prepared
 
 _HIGHEST: Final = 2**62
 
@@ -20,17 +20,22 @@ def bound_sum(number: int) -> int:
     return min(number, _HIGHEST)
 
 
-def upsert_sums(
-    database: Database, table: Table, keys: tuple[str, ...], *, added: tuple[str, ...], kept: tuple[str, ...] = ()
-) -> Executable:
-    """Return the statement that adds to a row, or makes it.
+def prepare_sums(
+    table: Table, keys: tuple[str, ...], *, added: tuple[str, ...], kept: tuple[str, ...] = ()
+) -> Prepared:
+    """Prepare the statement that adds to a row, or makes it; its parameters are the columns' names.
 
     Arguments:
         keys: which row it is.
         added: columns whose numbers are added, up to a highest one.
         kept: columns that are as the newest addition says. ``first`` and ``last`` become the earliest and the latest.
     """
-    statement: Any = sqlite.insert(table) if database.is_sqlite else postgresql.insert(table)
+    return Prepared(*(_make_statement(make(table), keys, added, kept) for make in (sqlite.insert, postgresql.insert)))
+
+
+def _make_statement(statement: Any, keys: tuple[str, ...], added: tuple[str, ...], kept: tuple[str, ...]) -> Executable:
+    table = statement.table
+    statement = statement.values({column.name: bindparam(column.name) for column in table.c})
     old, new = table.c, statement.excluded
 
     def choose(smaller: bool, one: Any, other: Any) -> Any:

@@ -165,6 +165,7 @@ class Database:
         work: Callable[[AsyncConnection], Coroutine[Any, Any, _T]],
         *,
         on_commit: Callable[[_T], None] = lambda _: None,
+        is_long: bool = False,
     ) -> _T:
         """Run a short transaction, commit it, and return what it returns; what it raises rolls it back.
 
@@ -175,6 +176,7 @@ class Database:
             work: the transaction; it may wait for nothing but its connection.
             on_commit: is called with what it returned; with SQLite also where the caller was cancelled meanwhile. What
                 it raises the caller gets, although the transaction is committed.
+            is_long: it takes milliseconds: short ones never wait for more than one of these.
         """
         if not self.is_sqlite:
             async with self.writing() as connection:
@@ -182,7 +184,7 @@ class Database:
             on_commit(result)
             return result
         with _translated(), self._noting():
-            return await self._whole_writes.run(work, on_commit=on_commit)
+            return await self._whole_writes.run(work, on_commit=on_commit, is_long=is_long)
 
     async def write_in_thread(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
         """Run a transaction of SQLite on the driver's connection, in its thread; otherwise as ``write``.

@@ -3,7 +3,8 @@
 SQLAlchemy takes longer to build a statement, look its text up and wrap its rows than SQLite does for a row by its key:
 a sidecar that comes back takes twenty of them. In SQLite's thread a prepared one goes to the driver as it is.
 
-Belongs here: those that each sidecar's joining, resuming and leaving take. Doesn't: searches, whose conditions vary.
+Belongs here: those that each sidecar's joining, resuming and leaving take, and each batch of its decisions. Doesn't:
+searches, whose conditions vary.
 """
 
 from __future__ import annotations
@@ -66,6 +67,14 @@ class Prepared:
         result = await connection.execute(self._statement if is_sqlite else self._elsewhere, values)
         return Rows(result.all() if result.returns_rows else (), result.rowcount)
 
+    async def on_each(self, connection: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Execute it once for each of these values, at least one; what it returns isn't read."""
+        if isinstance(connection, InThread):
+            self._in_thread.execute_many(connection, rows)
+            return
+        is_sqlite = connection.dialect.name == _SQLITE.name
+        await connection.execute(self._statement if is_sqlite else self._elsewhere, rows)
+
     @cached_property
     def _in_thread(self) -> _Compiled:
         return _Compiled(self._statement)
@@ -123,6 +132,12 @@ class _Compiled:
         if self._make_row is None:
             return Rows((), cursor.rowcount)
         return Rows([self._make_row(self._process(row)) for row in cursor.fetchall()], -1)
+
+    def execute_many(self, connection: InThread, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Execute it in the thread once for each of these."""
+        connection.driver.executemany(
+            self._text, [[row[name] if varies else fixed for name, varies, fixed in self._parameters] for row in rows]
+        )
 
     def _process(self, row: tuple[Any, ...]) -> Sequence[Any]:
         if not self._processors:

@@ -11,6 +11,7 @@ Belongs here: the thread, the queue and the savepoints. Doesn't: which transacti
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import sqlite3
 from collections import deque
@@ -28,6 +29,8 @@ AT_ONCE: Final = 64
 MAX_WAITING: Final = 20_000
 _T = TypeVar("_T")
 _Work = Callable[["InThread"], Any]
+# What is run, what is told of its result once that is committed, and who waits for it.
+_Waiting = tuple[_Work, Callable[[Any], None], asyncio.Future[Any]]
 
 
 def _do_nothing(_: object) -> None:
@@ -70,7 +73,7 @@ class InThread(AsyncConnection):
 
 
 class WholeTransactions:
-    """A queue of transactions in front of one connection.
+    """Two queues of transactions, of short ones and of long ones, in front of one connection.
 
     Arguments:
         connect: opens SQLite's connection.
@@ -86,7 +89,8 @@ class WholeTransactions:
         self._turn = turn
         self._connection: aiosqlite.Connection | None = None
         self._inside: InThread | None = None
-        self._waiting: deque[tuple[_Work, Callable[[Any], None], asyncio.Future[Any]]] = deque()
+        self._short: deque[_Waiting] = deque()
+        self._long: deque[_Waiting] = deque()
         self._task: asyncio.Task[None] | None = None
         self._is_closed = False
 
@@ -95,6 +99,7 @@ class WholeTransactions:
         work: Callable[[AsyncConnection], Coroutine[Any, Any, _T]],
         *,
         on_commit: Callable[[_T], None] = _do_nothing,
+        is_long: bool = False,
     ) -> _T:
         """Run a transaction, and commit it.
 
@@ -103,54 +108,58 @@ class WholeTransactions:
         Arguments:
             work: is run inside the transaction; what it raises rolls it back. It may wait for nothing else.
             on_commit: is called with what it returned, also where the caller was cancelled meanwhile.
+            is_long: it has a call of its own, between two of which the short ones that wait are run.
         """
         context = contextvars.copy_context()  # Who acts, for the audit log.
-        return await self._add(lambda inside: context.run(_drive, work, inside), on_commit)
+        waiting = self._long if is_long else self._short
+        return await self._add(waiting, lambda inside: context.run(_drive, work, inside), on_commit)
 
     async def run_driver(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
         """Run a transaction on the driver's connection; otherwise as ``run``."""
-        return await self._add(lambda inside: work(inside.driver), _do_nothing)
+        return await self._add(self._short, lambda inside: work(inside.driver), _do_nothing)
 
     async def close(self) -> None:
         """Take nothing more; what waits fails. The thread ends after what it works on."""
         self._is_closed = True
-        while self._waiting:
-            _, _, done = self._waiting.popleft()
-            if not done.done():
-                done.set_exception(_closed())
+        for waiting in (self._short, self._long):
+            while waiting:
+                _, _, done = waiting.popleft()
+                if not done.done():
+                    done.set_exception(_closed())
         if self._connection is not None:
             if self._inside is not None:
                 self._connection._tx.put_nowait((None, self._inside.leave))
             self._connection.stop()
 
-    async def _add(self, work: _Work, on_commit: Callable[[_T], None]) -> _T:
+    async def _add(self, waiting: deque[_Waiting], work: _Work, on_commit: Callable[[_T], None]) -> _T:
         if self._is_closed:
             raise _closed()
-        if len(self._waiting) >= MAX_WAITING:
+        if len(waiting) >= MAX_WAITING:
             raise UnavailableError("the CA's store can't take more now", hint="try again in a moment")
         done: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
-        self._waiting.append((work, on_commit, done))
+        waiting.append((work, on_commit, done))
         if self._task is None:
             self._task = asyncio.create_task(self._drain(), name="store-transactions")
         return await done
 
     async def _drain(self) -> None:
         try:
-            while self._waiting:
-                if self._turn is None:
-                    await self._run_waiting()
-                else:
-                    async with self._turn:
-                        await self._run_waiting()
+            while self._short or self._long:
+                # In turn: neither keeps the other waiting for more than one call.
+                for waiting, at_once in ((self._short, AT_ONCE), (self._long, 1)):
+                    if waiting:
+                        async with contextlib.nullcontext() if self._turn is None else self._turn:
+                            await self._run_waiting(waiting, at_once)
         finally:
             self._task = None
-            for _, _, done in self._waiting:
-                done.cancel()
-            self._waiting.clear()
+            for waiting in (self._short, self._long):
+                for _, _, done in waiting:
+                    done.cancel()
+                waiting.clear()
 
-    async def _run_waiting(self) -> None:
+    async def _run_waiting(self, waiting: deque[_Waiting], at_once: int) -> None:
         """Run what waits, as much as may at once. What its caller gave up before it began isn't run."""
-        taken = [self._waiting.popleft() for _ in range(min(AT_ONCE, len(self._waiting)))]
+        taken = [waiting.popleft() for _ in range(min(at_once, len(waiting)))]
         taken = [each for each in taken if not each[-1].done()]
         if not taken:
             return

@@ -147,7 +147,7 @@ async def test_a_batch_whose_acknowledgement_was_lost_is_stored_and_forwarded_on
 
 
 async def test_a_store_that_fails_stores_nothing_and_says_so(core: Founded, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def fail(_records: object) -> int:
+    async def fail(_records: object, **_: object) -> int:
         raise UnavailableError("the disk is full")
 
     monkeypatch.setattr(core.store.decisions, "insert", fail)

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from pathlib import Path
 
-from ca.store.records import DecisionFilter
+import pytest
+
+from ca.store.decision_log import encode_record
+from ca.store.edges.edge import Report
+from ca.store.records import DecisionFilter, JoinGrant
+from shared.model.identity.identity import Workload
 from shared.model.policy.decision import Answer, DecisionRecord, Ending, PartyRecord, Transport
 from shared.model.policy.reasons import Reason
 from shared.model.policy.rules import Direction, Mode
@@ -68,3 +75,44 @@ async def test_the_oldest_go_by_age_and_by_number(tmp_path: Path) -> None:
         assert await core.store.decisions.prune(max_age_s=100, max_rows=3, now=NOW + 12) == 1
         rows = await core.store.decisions.query(DecisionFilter())
         assert [row.record.connection for row in rows] == ["c5", "c4", "c3"]
+
+
+async def test_who_goes_while_its_batch_is_stored_has_stored_it_once_and_that_is_told(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With SQLite, whose transactions are run in its thread; PostgreSQL's end with their caller."""
+    async with opened(tmp_path_factory.mktemp("d")) as core:
+        store = core.store
+        grant = JoinGrant(workload=Workload(namespace="shop", service_account="db"), addresses=(), instance="one")
+        async with store.database.writing() as connection:
+            await store.sidecars.enter(connection, grant, 1.0, key_digest=b"key", replaces=None)
+        begins, goes_on = threading.Event(), threading.Event()
+        add = store.edges.add
+
+        async def add_slowly(*arguments: object, **named: object) -> None:
+            begins.set()
+            goes_on.wait()
+            await add(*arguments, **named)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(store.edges, "add", add_slowly)
+        committed: list[int | None] = []
+        records = [decision("c1"), decision("c2")]
+
+        async def send() -> int | None:
+            return await store.decisions.insert_batch(
+                records,
+                Report(instance="one", namespace="shop", service_account="db"),
+                texts=[encode_record(record) for record in records],
+                digest="first",
+                on_commit=committed.append,
+            )
+
+        sending = asyncio.create_task(send())
+        await asyncio.to_thread(begins.wait)
+        sending.cancel()
+        goes_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await sending
+        assert await send() is None
+        assert committed == [2, None]
+        assert len(await store.decisions.query(DecisionFilter())) == 2

@@ -83,3 +83,15 @@ async def test_an_upsert_updates_what_it_names_and_no_more(
         await write(database, lambda connection: REPLACE.on(connection, **{**ROW, "version": 8, "mode": "explicit"}))
         found = (await write(database, lambda connection: FIND.on(connection, namespace="shop"))).first()
         assert (found.version, found.mode) == (8, "permissive")
+
+
+@pytest.mark.parametrize("write", [write_whole, write_step_by_step])
+async def test_a_statement_is_executed_for_each_of_many_rows(
+    tmp_path: Path, write: Callable[[Database, Work], Coroutine[Any, Any, Rows]]
+) -> None:
+    async def keep_each(connection: AsyncConnection) -> Rows:
+        await KEEP.on_each(connection, [{**ROW, "namespace": name} for name in ("shop", "bank", "shop")])
+        return await IN_MODE.on(connection, mode="permissive")
+
+    async with opened(tmp_path / "d") as core:
+        assert sorted(row.namespace for row in await write(core.store.database, keep_each)) == ["bank", "shop"]

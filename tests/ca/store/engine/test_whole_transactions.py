@@ -7,6 +7,7 @@ import contextvars
 import sqlite3
 import threading
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 
 import aiosqlite
@@ -214,3 +215,27 @@ async def test_a_connection_that_opens_while_the_database_is_closed_is_ended() -
     with pytest.raises(UnavailableError, match="closed"):
         await waiting
     await asyncio.to_thread(opened[0]._thread.join)
+
+
+async def test_short_ones_are_run_between_two_long_ones(database: Database) -> None:
+    ran: list[str] = []
+    begins, goes_on = threading.Event(), threading.Event()
+
+    async def note(_: AsyncConnection, *, name: str) -> None:
+        ran.append(name)
+
+    async def take_long(_: AsyncConnection) -> None:
+        begins.set()
+        goes_on.wait()
+        ran.append("long")
+
+    first = asyncio.create_task(database.write(take_long, is_long=True))
+    others = [
+        asyncio.create_task(database.write(partial(note, name=name), is_long=True)) for name in ("another", "last")
+    ]
+    await asyncio.to_thread(begins.wait)
+    others.append(asyncio.create_task(database.write(partial(note, name="short"))))
+    await asyncio.sleep(0)
+    goes_on.set()
+    await asyncio.gather(first, *others)
+    assert ran == ["long", "short", "another", "last"]
