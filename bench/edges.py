@@ -95,7 +95,7 @@ async def measure_in(store: Store, *, batches: int) -> dict[str, float]:
     now = time.time()
     waiting = [
         make_records(
-            number % WORKLOADS, _list_targets(number % WORKLOADS), count=MAX_DECISIONS_PER_MESSAGE, now=now,
+            number % WORKLOADS, list_targets(number % WORKLOADS), count=MAX_DECISIONS_PER_MESSAGE, now=now,
             side=Direction.EGRESS,
         )
         for number in range(batches)
@@ -114,7 +114,8 @@ async def measure_in(store: Store, *, batches: int) -> dict[str, float]:
     return {"records_per_s": round(count / taken), "cpu_us_each": round((time.process_time() - cpu) / count * 1e6, 1)}
 
 
-def _list_targets(number: int) -> list[int]:
+def list_targets(number: int) -> list[int]:
+    """Return which workloads a workload calls."""
     return [(number + 1 + each * 7) % WORKLOADS for each in range(_CALLED)]
 
 
@@ -122,14 +123,14 @@ async def fill_day(store: Store, *, now: float) -> None:
     """Store a day of which every workload calls ten others in each hour, as both sides report it."""
     callers: dict[int, list[int]] = {number: [] for number in range(WORKLOADS)}
     for number in range(WORKLOADS):
-        for target in _list_targets(number):
+        for target in list_targets(number):
             callers[target].append(number)
     for hour in range(24):
         moment = now - hour * _HOUR_S
         await store.edges.prepare(now=moment)
         async with store.database.writing() as connection:
             for number in range(WORKLOADS):
-                targets = _list_targets(number)
+                targets = list_targets(number)
                 report = Report(instance=f"w{number}-1", namespace="shop", service_account=f"w{number}")
                 for side, others in ((Direction.EGRESS, targets), (Direction.INGRESS, callers[number])):
                     records = make_records(number, others, count=len(others), now=moment, side=side)

@@ -64,8 +64,11 @@ class Result:
     issued: int
 
 
-async def measure(*cas: RunningCA, clients: int, duration_s: float) -> Result:
+async def measure(*cas: RunningCA, clients: int, duration_s: float, others: int = 0) -> Result:
     """Run the load against a running CA, or replicas of one in turn.
+
+    Arguments:
+        others: sidecars that were enrolled before, whose certificates aren't counted.
 
     Raises:
         BenchError: the CA refused or didn't answer, or its own count differs.
@@ -74,7 +77,12 @@ async def measure(*cas: RunningCA, clients: int, duration_s: float) -> Result:
     pids = [ca.pid for ca in cas]
     async with contextlib.AsyncExitStack() as stack:
         admins = [await stack.enter_async_context(AdminClient(ca.admin_socket)) for ca in cas]
-        streams = [await _enrol(cas[n % len(cas)], admins[n % len(cas)], n) for n in range(clients)]
+        streams = [
+            await enrol(
+                cas[number % len(cas)], admins[number % len(cas)], workload="bench/client", instance=f"bench-{number}"
+            )
+            for number in range(clients)
+        ]
         before, own_before = read_usage(pids), time.process_time()
         started = time.perf_counter()
         ask = [_ask(stream, number, requests, started + duration_s) for number, stream in enumerate(streams)]
@@ -84,8 +92,9 @@ async def measure(*cas: RunningCA, clients: int, duration_s: float) -> Result:
         for stream in streams:
             await stream.close()
         alive = (await admins[0].get_status()).certificates_alive
-    if alive != len(latencies) + clients:
-        raise BenchError(f"{len(latencies)} programs' certificates were received, the ledger holds {alive - clients}")
+    counted = alive - clients - others
+    if counted != len(latencies):
+        raise BenchError(f"{len(latencies)} programs' certificates were received, the ledger holds {counted}")
     return Result(
         rate=len(latencies) / elapsed_s,
         p50_ms=median(latencies) * 1e3,
@@ -96,17 +105,18 @@ async def measure(*cas: RunningCA, clients: int, duration_s: float) -> Result:
     )
 
 
-async def _enrol(ca: RunningCA, admin: AdminClient, number: int) -> ClientConnection:
-    created = await admin.create_join_token(JoinTokenRequest(workload="bench/client"))
+async def enrol(ca: RunningCA, admin: AdminClient, *, workload: str, instance: str) -> ClientConnection:
+    """Return an enrolled sidecar's stream."""
+    created = await admin.create_join_token(JoinTokenRequest(workload=workload))
     token = parse_join_token(created.token)
     root = await fetch_pinned_root(ca.listen, token.root_pin, mark=0, timeout_s=_TIMEOUT_S)
     stream = await open_stream(ca.listen, make_context([root], None), token.trust_domain, mark=0, timeout_s=_TIMEOUT_S)
     registration = Registration(
-        instance=f"bench-{number}", version="bench", addresses=(), tunnel_port=15008, capture="listeners"
+        instance=instance, version="bench", addresses=(), tunnel_port=15008, capture="listeners"
     )
     first = Enrol(token=created.token, csr=make_key_request().csr, registration=registration)
     await stream.send(encode_message(first), text=True)
-    answer = decode_from_ca(await _receive(stream))
+    answer = decode_from_ca(await receive(stream))
     if not isinstance(answer, Welcome):
         raise BenchError(f"the CA didn't welcome a client: {answer!r}")
     return stream
@@ -120,7 +130,7 @@ async def _ask(stream: ClientConnection, client: int, requests: Sequence[bytes],
         csr = requests[number]
         await stream.send(encode_message(CertificateRequest(request=number, csr=csr, program=program)), text=True)
         while True:
-            answer = decode_from_ca(await _receive(stream))
+            answer = decode_from_ca(await receive(stream))
             if isinstance(answer, CertificateRefused):
                 raise BenchError(f"the CA refused: {answer.reason}: {answer.message}")
             if isinstance(answer, CertificateIssued) and answer.request == number:
@@ -129,7 +139,8 @@ async def _ask(stream: ClientConnection, client: int, requests: Sequence[bytes],
     return latencies
 
 
-async def _receive(stream: ClientConnection) -> bytes:
+async def receive(stream: ClientConnection) -> bytes:
+    """Return the next message."""
     async with asyncio.timeout(_TIMEOUT_S):
         data = await stream.recv()
     return data.encode() if isinstance(data, str) else data
