@@ -110,16 +110,20 @@ class Acceptance:
     async def look(self) -> None:
         """Look for it after the dial, in explicit mode; permissive mode doesn't wait, and looks at the first answer.
 
+        But where the program's approval lists what it may load, permissive mode looks after the dial, too: a server
+        that closes with its answer (a worker of nginx, beside the process that listens) is never seen at its first one,
+        so that nothing would say what explicit mode refuses of what the worker has loaded.
+
         Raises:
             Refused: as ``see_accepted``.
         """
         self._is_open = True
-        if not self._is_explicit:
-            return
         attestor, listener = self._sidecar.attestor, self._listener
+        if not self._is_explicit and find_checked(self._sidecar, listener) is None:
+            return
         theirs, _ = self._endpoints
         try:
-            if not attestor.has_listeners_of(*theirs, listener):
+            if self._is_explicit and not attestor.has_listeners_of(*theirs, listener):
                 again = await attestor.attest_listener(*theirs)
                 if again.program != listener.program:
                     message = f"another program began to listen on port {theirs[1]}"
@@ -133,7 +137,9 @@ class Acceptance:
             if found is not None and found.inode:
                 await self._find_acceptor(found)
         except AttestationError as error:
-            raise Refused(error.reason, error.message) from error
+            if self._is_explicit or error.reason in REQUIRED:
+                raise Refused(error.reason, error.message) from error
+            self._lose(error)
 
     def hold_answers(self, pump: AnsweringPump) -> None:
         """Before the pump starts: hold what the application answers, unless it is known who has accepted."""
@@ -225,7 +231,12 @@ class Acceptance:
         await check_own_socket(self._sidecar.policies.own, attestor, accepted, listener)
         if accepted.execution != listener.execution:  # Another process, which may have loaded other code.
             check_origin(self._sidecar.policies.own, accepted)
-            await check_code(self._sidecar, accepted)
+            try:
+                await check_code(self._sidecar, accepted)
+            except AttestationError:
+                # The record is about this process, and not about who listens: approvals are made of what records list.
+                self._connection.note_attestation(accepted)
+                raise
         self._connection.note_attestation(accepted)
         if self._is_explicit and not attestor.is_clear(accepted):
             await attestor.clear(accepted)

@@ -199,7 +199,10 @@ class FakeAttestor:
         if self.acceptor is not None:
             raise self.acceptor
         accepted = self._attestation()
-        return msgspec.structs.replace(accepted, execution=self.acceptors_execution or accepted.execution)
+        if (execution := self.acceptors_execution) is None:
+            return accepted
+        process = replace(accepted.process, pid=execution.pid)
+        return msgspec.structs.replace(accepted, execution=execution, process=process)
 
     def attest_now(self, source: Endpoint, destination: Endpoint) -> Attestation | None:
         return self._attestation()

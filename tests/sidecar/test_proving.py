@@ -13,6 +13,7 @@ from shared.model.policy.rules import Mode, Requirement
 from sidecar.attest.facts import Attestation, AttestationError, Execution
 from sidecar.attest.netlink.sock_diag import KernelSocket
 from sidecar.proving import _ACCEPTING_S, _ACCEPTING_TURNS
+from sidecar.sockets.address import Endpoint
 from tests.sidecar.little_ca import until
 from tests.sidecar.pair import CLIENT, CLIENT_PROGRAM, SERVER, SERVER_PROGRAM, Pair, approve, running_pair
 from tests.sidecar.test_outbound import echo
@@ -166,6 +167,40 @@ async def test_the_loaded_code_of_a_worker_that_accepts_is_looked_at_as_well(
         # What permissive mode lets pass is marked: explicit mode wouldn't.
         assert record.would_deny is (is_worker and not is_refused)
         assert record.detail == ("evil.so" if is_worker else "")
+        assert record.process.pid == (43 if is_worker else 42), "`update-code` takes what the worker has loaded"
+
+
+async def test_permissive_mode_marks_what_a_worker_has_loaded_that_closes_with_its_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """At the first answered byte nobody holds the connection any more: `ready` would say what explicit mode refuses."""
+
+    answers: list[bytes] = []
+
+    async def check_code(_: object, attestation: Attestation) -> str:
+        raise AttestationError("libnss.so", reason=Reason.CODE_NOT_APPROVED)
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        answers.append(await reader.read())
+        writer.write(answers[0])
+        writer.close()
+
+    monkeypatch.setattr("sidecar.proving.check_code", check_code)
+    monkeypatch.setattr("sidecar.proving.find_checked", lambda *_: object())
+    async with running_pair(answer) as pair:
+        pair.set_state(approve((CLIENT, CLIENT_PROGRAM), (SERVER, SERVER_PROGRAM), mode=Mode.PERMISSIVE))
+        attestor = pair.server.attestor
+        attestor.acceptors_execution = Execution(43, 1, 0, 0, 0, 0, 0)
+        find = attestor.find_accepted
+
+        def find_while_open(application: Endpoint, local: Endpoint) -> KernelSocket:
+            found = find(application, local)
+            return msgspec.structs.replace(found, inode=0 if answers else found.inode)
+
+        monkeypatch.setattr(attestor, "find_accepted", find_while_open)
+        await serve_one(pair, b"hi")
+        record = pair.server.records[0]
+        assert (record.answer, record.reason, record.would_deny) == (Answer.ALLOW, Reason.CODE_NOT_APPROVED, True)
 
 
 @pytest.mark.parametrize("origin", [Origin.CONTAINER, Origin.EXEC])
