@@ -76,7 +76,7 @@ async def restore_database(
     """
     database = await Database.make(url)
     try:
-        async with database.writing() as connection:
+        async with database.migrating() as connection:
             await database.take_turn(connection, MIGRATIONS)
             if revision := await connection.run_sync(read_revision):
                 if revision not in list_revisions():

@@ -165,11 +165,14 @@ class Decisions:
     async def _read_on(self, wanted: DecisionFilter, after: int) -> AsyncIterator[list[StoredDecision]]:
         while True:
             arrived = self._arrived
+            last = await self._store.decisions.get_last_id()
             page = await self._store.decisions.query(replace(wanted, after_id=after, limit=FOLLOW_PAGE))
             if page:
                 after = page[-1].decision_id
                 yield page
                 continue
+            # Nothing up to there matches, and IDs become visible in their order: it isn't looked through again.
+            after = max(after, last)
             try:
                 async with asyncio.timeout(FOLLOW_IDLE_S):
                     await arrived.wait()

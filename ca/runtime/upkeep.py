@@ -174,13 +174,18 @@ class Upkeep:
         now = self._clock()
         await self._decisions.prune(now=now)
         long_ago = now - LEDGER_KEPT_S
-        await self._store.sightings.prune(now=now)
-        await self._store.ledger.prune(expired_before=long_ago)
-        await self._store.join_tokens.prune(expired_before=long_ago)
+        # In portions, between which others write.
+        while await self._store.sightings.prune(now=now):
+            pass
+        while await self._store.ledger.prune(expired_before=long_ago):
+            pass
+        while await self._store.join_tokens.prune(expired_before=long_ago):
+            pass
         if await self._store.evictions.prune(now=now):
             await self._authorities.reload()
         await self._store.sidecars.delete_silent(silent_since=long_ago, now=now)
-        await self._store.renewal_keys.prune(spent_before=long_ago)
+        while await self._store.renewal_keys.prune(spent_before=long_ago):
+            pass
 
     async def _prune_edges(self) -> None:
         if self._is_leader():

@@ -15,9 +15,10 @@ from ca.store.edges.edge_log import EdgeLog
 from ca.store.engine.database import DECISIONS, Database
 from ca.store.engine.prepared import Prepared, prepare_update
 from ca.store.records import DecisionFilter, StoredDecision
-from ca.store.tables import DRAFTED, REFUSED, decisions, sidecars
+from ca.store.tables import DENIED, DIFFERS, DRAFTED, REFUSED, UNUSUAL, WOULD_DENY, decisions, sidecars
 from shared.model.errors import UnavailableError
 from shared.model.policy.decision import Answer, DecisionRecord, DraftChange, compare_draft
+from shared.model.policy.reasons import Reason
 from shared.model.policy.rules import Direction
 
 MAX_LISTED: Final = 10_000
@@ -30,7 +31,7 @@ _FIND_LAST_ID: Final = Prepared(select(func.max(decisions.c.decision_id)))
 _PRUNED_AT_ONCE: Final = 5_000
 _PRUNED_ON_FULL_DISK: Final = 200  # What a transaction changes is written to SQLite's log first.
 _SAMPLED: Final = 200
-# What a row takes beside its record: its other columns and its lines in six indexes.
+# What a row takes beside its record: its other columns and its lines in indexes.
 _ROW_BYTES: Final = 700
 
 
@@ -226,14 +227,15 @@ def _conditions(wanted: DecisionFilter) -> list[ColumnElement[bool] | TextClause
         )
     if wanted.reason is not None:
         conditions.append(columns.reason == wanted.reason.value)
+        if wanted.reason not in (Reason.ALLOW_RULE, Reason.SAME_GROUP):
+            conditions.append(UNUSUAL)
     if wanted.denied is not None:
-        is_denied = columns.answer == Answer.DENY.value
-        conditions.append(is_denied if wanted.denied else ~is_denied)
+        conditions += [DENIED, REFUSED] if wanted.denied else [columns.answer != Answer.DENY.value]
     if wanted.would_deny is not None:
-        conditions.append(columns.would_deny == wanted.would_deny)
+        conditions += [WOULD_DENY, REFUSED] if wanted.would_deny else [columns.would_deny.is_(False)]
     if wanted.draft_differs is not None:
         differs = columns.draft.in_([DraftChange.DENIED.value, DraftChange.ALLOWED.value])
-        conditions += [DRAFTED, differs] if wanted.draft_differs else [~differs]
+        conditions += [DRAFTED, DIFFERS] if wanted.draft_differs else [~differs]
     if wanted.since is not None:
         conditions.append(columns.time >= wanted.since)
     if wanted.until is not None:

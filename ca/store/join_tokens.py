@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from ca.store.audit.audit_log import append_audit
 from ca.store.engine.database import Database
 from ca.store.engine.prepared import Prepared, prepare_insert, prepare_update
+from ca.store.engine.pruning import delete_before
 from ca.store.records import AuthorityKind, JoinGrant, JoinTokenRecord
 from ca.store.tables import authorities, join_tokens
 from shared.model.errors import ConflictError, InputError, NotFoundError, RefusedError
@@ -191,11 +192,8 @@ class JoinTokens:
             return [_join_token(row) for row in rows]
 
     async def prune(self, *, expired_before: float) -> int:
-        """Forget tokens that expired long ago; return how many."""
-        async with self._database.writing() as connection:
-            return (
-                await connection.execute(delete(join_tokens).where(join_tokens.c.expires < expired_before))
-            ).rowcount
+        """Forget some tokens that expired long ago; return how many: call again while it's more than 0."""
+        return await delete_before(self._database, join_tokens, join_tokens.c.expires, expired_before)
 
 
 async def revoke_open(connection: AsyncConnection, workload: Workload, *, now: float) -> tuple[str, ...]:

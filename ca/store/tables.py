@@ -30,9 +30,11 @@ from ca.store.programs_seen.tables import program_refusals, program_sightings
 from ca.store.renewal.tables import renewal_keys
 
 __all__ = [
-    "BUNDLE_SEQUENCE", "DRAFTED", "FOREIGN_CHANGES", "NAMESPACE_CHANGES", "READINESS", "REFUSED", "REGISTRATIONS",
-    "TRUST_DOMAIN", "audit_lines", "audit_marks", "authorities", "certificates", "counters", "decisions",
-    "edge_drafts", "edge_hours", "edge_reports", "edges", "evicted_certificates", "evicted_sidecars", "foreign_domains",
+    "BUNDLE_SEQUENCE", "DENIED", "DIFFERS", "DRAFTED", "FOREIGN_CHANGES", "NAMESPACE_CHANGES", "READINESS", "REFUSED",
+    "REGISTRATIONS", "TRUST_DOMAIN", "UNUSUAL", "WOULD_DENY", "audit_lines", "audit_marks", "authorities",
+    "certificates", "counters", "decisions",
+    "edge_drafts", "edge_hours", "edge_reports", "edges", "evicted_certificates",
+    "evicted_sidecars", "foreign_domains",
     "installed_namespaces", "join_tokens", "journal", "metadata", "mode_trials", "namespace_generations", "namespaces",
     "policy_drafts", "program_refusals", "program_sightings", "programs", "renewal_keys", "replicas", "rotations",
     "settings", "sidecar_addresses", "sidecars", "workload_labels",
@@ -54,6 +56,11 @@ SIDECAR_IMAGES: Final = "sidecar_images"
 # As an index's condition and a query's: SQLite uses such an index only for the very same text.
 REFUSED: Final = text("(would_deny OR answer = 'deny')")
 DRAFTED: Final = text("draft <> ''")
+DENIED: Final = text("answer = 'deny'")
+WOULD_DENY: Final = text("would_deny")
+DIFFERS: Final = text("draft IN ('denied', 'allowed')")
+# Most decisions have one of the other reasons, and would only make the index large and each of them dearer.
+UNUSUAL: Final = text("reason NOT IN ('allow_rule', 'same_group')")
 
 settings: Final = Table(
     "settings",
@@ -121,6 +128,7 @@ join_tokens: Final = Table(
     Column("instance", Text, nullable=False),
     Column("root_pin", Text, nullable=False, server_default=""),
     Column("spent_by", LargeBinary),
+    Index("ix_join_tokens_expires", "expires"),
 )
 
 sidecars: Final = Table(
@@ -279,6 +287,11 @@ decisions: Final = Table(
         sqlite_where=DRAFTED,
         postgresql_where=DRAFTED,
     ),
+    *(
+        Index(f"ix_decisions_{name}", "time", "decision_id", sqlite_where=where, postgresql_where=where)
+        for name, where in (("denied", DENIED), ("would_deny", WOULD_DENY), ("differs", DIFFERS))
+    ),
+    Index("ix_decisions_reason", "reason", "time", "decision_id", sqlite_where=UNUSUAL, postgresql_where=UNUSUAL),
     # An ID is never given twice, so that who follows the log by ID misses nothing after a pruning.
     sqlite_autoincrement=True,
 )

@@ -19,6 +19,7 @@ from ca.store.audit.acting import current_actor
 from ca.store.audit.tables import audit_lines, audit_marks
 from ca.store.engine.database import Database
 from ca.store.engine.prepared import Prepared, prepare_insert, prepare_update, prepare_upsert
+from ca.store.engine.pruning import PRUNED_AT_ONCE
 from shared.model.errors import ConflictError, NotFoundError
 from shared.model.wire.admin_audit import (
     MAX_AUDIT_PAGE,
@@ -125,6 +126,10 @@ class AuditLog:
     async def prune(self, through: AuditMark) -> None:
         """Remove every line up to this one, which becomes the chain's anchor, and record that.
 
+        In transactions of a bounded number of lines, so that no writer waits long: the first records what is meant, and
+        each leaves a chain that is whole from its anchor on. What one that was interrupted has left goes when it is
+        repeated.
+
         Raises:
             NotFoundError: there is no line of this number.
             ConflictError: the line has another digest: what the operator has isn't what is here.
@@ -147,15 +152,34 @@ class AuditLog:
                 )
             # The row is locked as an append does, so that the two take turns.
             before = await _read_mark(connection, ANCHOR, lock=True)
-            await connection.execute(delete(audit_lines).where(audit_lines.c.sequence <= through.sequence))
-            await connection.execute(
-                update(audit_marks)
-                .where(audit_marks.c.name == ANCHOR)
-                .values(sequence=through.sequence, digest=through.digest)
-            )
+            anchor = await _remove_some(connection, before, through)
             await append_audit(
                 self._database, connection, "audit.prune", str(through.sequence), before=before, after=through
             )
+        while anchor.sequence < through.sequence:
+            async with self._database.writing() as connection:
+                before = await _read_mark(connection, ANCHOR, lock=True)
+                anchor = await _remove_some(connection, before, through)
+
+
+async def _remove_some(connection: AsyncConnection, anchor: AuditMark, through: AuditMark) -> AuditMark:
+    """Remove lines behind the anchor, up to ``through`` at most; return the anchor that there is then."""
+    lines = audit_lines.c
+    if anchor.sequence >= through.sequence:
+        return anchor
+    # The numbers have no gaps, but where there was a backup: by the lines that are there.
+    ahead = (
+        select(lines.sequence, lines.digest)
+        .where(lines.sequence > anchor.sequence, lines.sequence <= through.sequence)
+        .order_by(lines.sequence)
+        .limit(PRUNED_AT_ONCE)
+        .subquery()
+    )
+    last = (await connection.execute(select(ahead).order_by(ahead.c.sequence.desc()).limit(1))).one()
+    await connection.execute(delete(audit_lines).where(lines.sequence <= last.sequence))
+    moved = {"sequence": last.sequence, "digest": last.digest}
+    await connection.execute(update(audit_marks).where(audit_marks.c.name == ANCHOR).values(**moved))
+    return AuditMark(**moved)
 
 
 async def _read_mark(connection: AsyncConnection, name: str, *, lock: bool = False) -> AuditMark:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Text, case, cast, delete, func, select, text, tuple_
+from sqlalchemy import Text, bindparam, case, cast, delete, exists, func, select, text, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ca.store.drafts.tables import policy_drafts
@@ -29,7 +29,8 @@ from shared.model.policy.decision import DraftVerdict, name_draft
 MAX_OWN: Final = 50_000
 MAX_OTHERS: Final = 10_000
 MAX_LISTED: Final = 20_000
-_PRUNED_AT_ONCE: Final = 5_000
+_PRUNED_AT_ONCE: Final = 2_000
+_LOOKED_AT_ONCE: Final = 20_000
 _NO_EDGE: Final = 0  # Where connections count that have no room.
 _SAME: Final = ""
 _decode_key: Final = msgspec.json.Decoder(EdgeKey).decode
@@ -38,8 +39,13 @@ _decode_verdict: Final = msgspec.json.Decoder(DraftVerdict).decode
 _rows: Final = edge_drafts.c
 _NUMBERS: Final = ("opened", "ended")
 _ADD: Final = prepare_sums(edge_drafts, ("draft", "edge_id", "digest"), added=_NUMBERS)
+# By each key: SQLite looks for a list of keys of several columns by reading the table.
+_KEY: Final = ("of_draft", "of_edge", "of_digest")
+_FORGET: Final = delete(edge_drafts).where(
+    _rows.draft == bindparam("of_draft"), _rows.edge_id == bindparam("of_edge"), _rows.digest == bindparam("of_digest")
+)
 # Which row it is: the draft, the edge and its verdict's digest.
-_Key = tuple[str, int, str]
+DraftedKey = tuple[str, int, str]
 
 
 async def add_drafted(connection: AsyncConnection, added: Mapping[int, Addition]) -> None:
@@ -52,7 +58,7 @@ async def add_drafted(connection: AsyncConnection, added: Mapping[int, Addition]
     if not names:
         return
     current = await _find_current(connection, names)
-    rows: dict[_Key, dict[str, Any]] = {}
+    rows: dict[DraftedKey, dict[str, Any]] = {}
     for edge_id, addition in added.items():
         for (name, verdict), total in addition.drafted.items():
             namespace = current.get(name)
@@ -92,7 +98,9 @@ def _make_row(name: str, edge_id: int, verdict: DraftVerdict | None, total: Sum,
     }
 
 
-async def _admit(connection: AsyncConnection, rows: dict[_Key, dict[str, Any]]) -> dict[_Key, dict[str, Any]]:
+async def _admit(
+    connection: AsyncConnection, rows: dict[DraftedKey, dict[str, Any]]
+) -> dict[DraftedKey, dict[str, Any]]:
     """Return the rows for which there is room, and sums of the others."""
     mine = _rows.draft.in_({name for name, _, _ in rows}) & _rows.edge_id.in_({edge_id for _, edge_id, _ in rows})
     query = select(_rows.draft, _rows.edge_id, _rows.digest).where(mine)
@@ -168,10 +176,30 @@ async def read_drafted(database: Database, namespace: str, number: int, *, writt
     )
 
 
-async def prune_drafted(connection: AsyncConnection) -> int:
-    """Forget some of what is about drafts that no namespace has any more, or edges that are forgotten."""
+async def forget_drafted(database: Database, *, after: DraftedKey | None) -> tuple[int, DraftedKey | None]:
+    """Forget what is about drafts that no namespace has any more, or edges that are forgotten, among the next rows.
+
+    Nothing says which those are but a look at all: a portion at each call, in a transaction that nobody waits for.
+
+    Arguments:
+        after: up to which row the last call has looked; None: look from the first on.
+
+    Returns:
+        How many went, and up to which row it has looked; None: there is none behind.
+    """
+    key = (_rows.draft, _rows.edge_id, _rows.digest)
+    looked_at = select(*key).order_by(*key)
+    if after is not None:
+        looked_at = looked_at.where(tuple_(*key) > tuple_(*after))
+    portion = looked_at.limit(_LOOKED_AT_ONCE).subquery()
     current = select(policy_drafts.c.namespace + "@" + cast(policy_drafts.c.number, Text))
-    is_forgotten = (_rows.edge_id != _NO_EDGE) & _rows.edge_id.not_in(select(edges.c.edge_id))
-    old = select(_rows.draft, _rows.edge_id, _rows.digest).where(_rows.draft.not_in(current) | is_forgotten)
-    key = tuple_(_rows.draft, _rows.edge_id, _rows.digest)
-    return (await connection.execute(delete(edge_drafts).where(key.in_(old.limit(_PRUNED_AT_ONCE))))).rowcount
+    is_forgotten = (portion.c.edge_id != _NO_EDGE) & ~exists().where(edges.c.edge_id == portion.c.edge_id)
+    old = select(*portion.c).where(portion.c.draft.not_in(current) | is_forgotten).limit(_PRUNED_AT_ONCE)
+    async with database.reading() as connection:
+        found = [dict(zip(_KEY, row, strict=True)) for row in await connection.execute(old)]
+        last = (await connection.execute(looked_at.offset(_LOOKED_AT_ONCE - 1).limit(1))).first()
+    if not found:
+        return 0, None if last is None else (last.draft, last.edge_id, last.digest)
+    async with database.writing() as connection:
+        await connection.execute(_FORGET, found)
+    return len(found), after  # There may be more among these.

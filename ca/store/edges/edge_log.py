@@ -1,9 +1,9 @@
-"""Edges in the store: what each batch adds, which edges a namespace has, what is forgotten. I/O.
+"""Edges in the store: what each batch adds, which edges a namespace has. I/O.
 
-Belongs here: the tables of edges. Doesn't: what a record adds (``tally.py``), or how both sides' views are joined
-(``ca/observation/edge_view.py``). A batch is added in the transaction that stores it, which the store runs once for
-each batch and one after another. Longer than most: what is added, listed and forgotten is said in the same tables, for
-SQLite and PostgreSQL side by side.
+Belongs here: the tables of edges. Doesn't: what a record adds (``tally.py``), what goes (``forgetting.py``), or how
+both sides' views are joined (``ca/observation/edge_view.py``). A batch is added in the transaction that stores it,
+which the store runs once for each batch and one after another. Longer than most: what is added and listed is said in
+the same tables, for SQLite and PostgreSQL side by side.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from operator import itemgetter
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import bindparam, delete, exists, func, insert, select, text, tuple_, union, update
+from sqlalchemy import bindparam, func, insert, select, text, union
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from ca.store.edges.drafted import add_drafted, prune_drafted, read_drafted
+from ca.store.edges.drafted import add_drafted, read_drafted
 from ca.store.edges.edge import (
     DraftedWindow,
     EdgeEvidence,
@@ -29,15 +29,17 @@ from ca.store.edges.edge import (
     ReportHour,
     StoredEdge,
 )
+from ca.store.edges.forgetting import Forgetting, estimate_bytes
 from ca.store.edges.sums import bound_sum, prepare_sums
 from ca.store.edges.tables import edge_hours, edge_reports, edges
 from ca.store.edges.tally import (
+    DAY_HOURS,
     HOUR_S,
     MAX_AHEAD_S,
-    MAX_BEHIND_S,
     Addition,
     count_connections,
     digest_key,
+    find_first_day,
     make_evidence,
     merge,
     tally,
@@ -59,12 +61,7 @@ MAX_NEW_STRANGERS: Final = 100
 MAX_NEW_EDGES: Final = 2_000
 MAX_REPORTS: Final = 100_000
 MAX_LOSSY_HOURS: Final = 31 * 24
-_DAY_HOURS: Final = 24
 _EVIDENCE_AGE_S: Final = 300.0
-_PRUNED_AT_ONCE: Final = 5_000
-# What rows take beside their texts, with their lines in indexes.
-_EDGE_BYTES: Final = 350
-_HOUR_BYTES: Final = 90
 _EDGE_ID: Final = 0  # Positions in what is selected of an edge.
 _LAST: Final = 6
 _FOUND: Final = select(edges.c.digest, edges.c.edge_id, edges.c.last_hour, edges.c.evidence)
@@ -108,6 +105,7 @@ class EdgeLog:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._forgetting = Forgetting(database)
         self._days: set[int] = set()  # PostgreSQL's partitions that are there.
 
     # ---- adding ---------------------------------------------------------------------------------------------------
@@ -119,8 +117,8 @@ class EdgeLog:
         """
         if self._database.is_sqlite:
             return
-        first = _find_first_day(now)
-        last = int((now + MAX_AHEAD_S) // HOUR_S) // _DAY_HOURS + 1
+        first = find_first_day(now)
+        last = int((now + MAX_AHEAD_S) // HOUR_S) // DAY_HOURS + 1
         missing = [day for day in range(first, last + 1) if day not in self._days]
         if not missing:
             return
@@ -379,62 +377,15 @@ class EdgeLog:
 
     async def estimate_bytes(self) -> tuple[int, int]:
         """Return about how many bytes the edges take, and which hour is the oldest; 0 when there is none."""
-        texts = func.coalesce(func.sum(func.length(edges.c.description) + func.length(edges.c.evidence)), 0)
-        async with self._database.reading() as connection:
-            count, size = (await connection.execute(select(func.count(), texts).select_from(edges))).one()
-            hours, oldest = (await connection.execute(select(func.count(), func.min(edge_hours.c.hour)))).one()
-        return int(size) + int(count) * _EDGE_BYTES + int(hours) * _HOUR_BYTES, int(oldest or 0)
+        return await estimate_bytes(self._database)
 
     async def prune(self, *, max_age_s: float, max_bytes: int, now: float) -> int:
         """Forget hours that are too old, or a day that is too much, the oldest; return how much went.
 
-        One call forgets a bounded number on SQLite: call again while it returns more than 0. Hours that went for their
-        size keep their reports, marked: something of them is lost.
+        One call forgets a bounded number: call again while it returns more than 0. Hours that went for their size keep
+        their reports, marked: something of them is lost.
         """
-        too_old = before = int((now - max_age_s) // HOUR_S)
-        size, oldest = await self.estimate_bytes()
-        if size > max_bytes and oldest:
-            before = max(before, (oldest // _DAY_HOURS + 1) * _DAY_HOURS)
-        gone = await (self._prune_rows(before) if self._database.is_sqlite else self._drop_partitions(before, now))
-        columns = edge_reports.c
-        async with self._database.writing() as connection:
-            old = select(edges.c.edge_id).where(edges.c.last_hour < before).limit(_PRUNED_AT_ONCE)
-            if self._database.is_sqlite:  # Hours without their edge would be found by nothing; partitions go anyway.
-                old = old.where(~exists().where(edge_hours.c.edge_id == edges.c.edge_id))
-            gone += (await connection.execute(delete(edges).where(edges.c.edge_id.in_(old)))).rowcount
-            marked = update(edge_reports).where(columns.hour >= too_old, columns.hour < before, columns.lost == 0)
-            await connection.execute(marked.values(lost=1))
-            mine = tuple_(columns.instance, columns.hour)
-            reports = select(columns.instance, columns.hour).where(columns.hour < too_old)
-            gone += (
-                await connection.execute(delete(edge_reports).where(mine.in_(reports.limit(_PRUNED_AT_ONCE))))
-            ).rowcount
-            gone += await prune_drafted(connection)
-        return gone
-
-    async def _prune_rows(self, before: int) -> int:
-        columns = edge_hours.c
-        # The table is clustered by edge: each edge's old hours are together.
-        old = select(edges.c.edge_id).join(edge_hours, columns.edge_id == edges.c.edge_id).where(columns.hour < before)
-        async with self._database.reading() as connection:
-            ids = list(await connection.scalars(old.distinct().limit(_PRUNED_AT_ONCE)))
-        if not ids:
-            return 0
-        async with self._database.writing() as connection:
-            chosen = delete(edge_hours).where(columns.edge_id.in_(ids), columns.hour < before)
-            return (await connection.execute(chosen)).rowcount
-
-    async def _drop_partitions(self, before: int, now: float) -> int:
-        """Drop whole days. One to which another replica may still add is emptied instead, by clocks a day apart."""
-        last, writable = before // _DAY_HOURS, _find_first_day(now) - 1
-        query = text("SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'edge_hours'::regclass")
-        async with self._database.writing() as connection:
-            names = [str(name) for name in await connection.scalars(query)]
-            old = [name for name in names if int(name.rpartition("_")[2]) < last]
-            dropped = [name for name in old if int(name.rpartition("_")[2]) < writable]
-            for name in old:
-                await connection.execute(text(f"{'DROP' if name in dropped else 'TRUNCATE'} TABLE {name}"))
-        return len(dropped)
+        return await self._forgetting.prune(max_age_s=max_age_s, max_bytes=max_bytes, now=now)
 
 
 async def make_partitions(connection: AsyncConnection, days: Iterable[int]) -> None:
@@ -443,14 +394,14 @@ async def make_partitions(connection: AsyncConnection, days: Iterable[int]) -> N
         await connection.execute(
             text(
                 f"CREATE TABLE IF NOT EXISTS {_name_partition(day)} PARTITION OF edge_hours "
-                f"FOR VALUES FROM ({day * _DAY_HOURS}) TO ({(day + 1) * _DAY_HOURS})"
+                f"FOR VALUES FROM ({day * DAY_HOURS}) TO ({(day + 1) * DAY_HOURS})"
             )
         )
 
 
 def find_day(hour: int) -> int:
     """Return the day, and so the partition, of an hour."""
-    return hour // _DAY_HOURS
+    return hour // DAY_HOURS
 
 
 async def _find_lossy(connection: AsyncConnection, first: int, last: int) -> frozenset[str]:
@@ -502,11 +453,6 @@ def _find_namespace(key: EdgeKey, end: Direction) -> str:
         return key.namespace
     party = key.source if end is Direction.EGRESS else key.destination
     return (party.workload or party.listed).partition("/")[0]
-
-
-def _find_first_day(now: float) -> int:
-    """Return the first day to which anything may be added: no record counts as older."""
-    return int((now - MAX_BEHIND_S) // HOUR_S) // _DAY_HOURS
 
 
 def _name_partition(day: int) -> str:

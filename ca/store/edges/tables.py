@@ -41,6 +41,7 @@ edge_hours: Final = Table(
     Column("bytes_received", BigInteger, nullable=False),
     Column("first", Double, nullable=False),
     Column("last", Double, nullable=False),
+    Index("ix_edge_hours_hour", "hour"),
     sqlite_with_rowid=False,
     postgresql_partition_by="RANGE (hour)",
 )

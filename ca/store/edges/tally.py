@@ -18,6 +18,7 @@ from ca.store.edges.edge import EdgeEvidence, EdgeKey
 from shared.model.policy.decision import DecisionRecord, DraftChange, DraftVerdict, PartyRecord, Phase, compare_draft
 from shared.model.policy.rules import Direction
 
+DAY_HOURS: Final = 24
 HOUR_S: Final = 3600
 # A clock that is further ahead of the CA's isn't believed; nor is one that is behind by more than an outage lasts.
 MAX_AHEAD_S: Final = 600.0
@@ -213,3 +214,8 @@ def _name_end(party: PartyRecord, reporter: str) -> PartyRecord:
         why=party.why,
         hosts=party.hosts,
     )
+
+
+def find_first_day(now: float) -> int:
+    """Return the first day, and so PostgreSQL's first partition, to which anything may be added: no record is older."""
+    return int((now - MAX_BEHIND_S) // HOUR_S) // DAY_HOURS

@@ -32,6 +32,8 @@ from shared.model.errors import ConflictError, InputError, UnavailableError
 
 DATABASE_NAME: Final = "touchmark.db"
 STATEMENT_DEADLINE_S: Final = 20.0
+# Of a statement of a migration, which may rewrite a table or index it, or wait for another replica's migrations.
+MIGRATION_DEADLINE_S: Final = 4 * 3600.0
 CONNECT_DEADLINE_S: Final = 5.0
 POOL_DEADLINE_S: Final = 10.0  # Of who waits for one of the pool's connections.
 # Advisory locks of PostgreSQL: the first number is ours ("TOUC"), the second says what for.
@@ -146,6 +148,21 @@ class Database:
                 async with self._write_turn, self._writer.begin() as connection:
                     yield connection
 
+    @asynccontextmanager
+    async def migrating(self) -> AsyncIterator[AsyncConnection]:
+        """Give a transaction as ``writing``, whose statements may take as long as a migration's."""
+        if self.is_sqlite:  # It gives no statement up.
+            async with self.writing() as connection:
+                yield connection
+            return
+        engine = _create_engine(self.url, is_sqlite=False, deadline_s=MIGRATION_DEADLINE_S)
+        try:
+            with _translated():
+                async with engine.begin() as connection:
+                    yield connection
+        finally:
+            await engine.dispose()
+
     async def read(self, work: Callable[[AsyncConnection], Coroutine[Any, Any, _T]]) -> _T:
         """Run a short transaction that sees one snapshot and changes nothing: a few rows by their keys.
 
@@ -234,7 +251,7 @@ class Database:
 
     async def _migrate(self) -> None:
         try:
-            async with self.writing() as connection:
+            async with self.migrating() as connection:
                 await self.take_turn(connection, MIGRATIONS)
                 await connection.run_sync(upgrade)
         except CommandError as error:
@@ -244,9 +261,10 @@ class Database:
             ) from error
 
 
-def _create_engine(url: URL, *, is_sqlite: bool) -> AsyncEngine:
+def _create_engine(url: URL, *, is_sqlite: bool, deadline_s: float | None = None) -> AsyncEngine:
     if not is_sqlite:
-        options = {"timeout": CONNECT_DEADLINE_S, "command_timeout": STATEMENT_DEADLINE_S, **_tls_options(url)}
+        statement_s = STATEMENT_DEADLINE_S if deadline_s is None else deadline_s
+        options = {"timeout": CONNECT_DEADLINE_S, "command_timeout": statement_s, **_tls_options(url)}
         options["server_settings"] = {"application_name": "touchmark-ca"}
         return create_async_engine(
             url.set(query={}),

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from typing import Final
 
 import msgspec
-from sqlalchemy import delete, func, select, tuple_
+from sqlalchemy import delete, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ca.store.engine.database import Database
+from ca.store.engine.pruning import delete_before
 from ca.store.programs_seen.tables import program_sightings
 from shared.model.adoption.program_queue import Sighting, merge_sightings
 from shared.model.identity.program import Program
@@ -61,12 +62,17 @@ class Sightings:
         new = {(each.namespace, each.service_account, str(each.program)): each for each in sightings}
         if not new:
             return
-        key = tuple_(table.c.namespace, table.c.service_account, table.c.program)
         async with self._database.writing() as connection:
-            rows = await connection.execute(
-                select(table.c.namespace, table.c.service_account, table.c.program, table.c.record).where(key.in_(new))
-            )
-            known = {(row[0], row[1], row[2]): _records.decode(row[3]) for row in rows}
+            known: dict[tuple[str, str, str], Sighting] = {}
+            # One workload after another: SQLite looks for a list of keys of several columns by reading the table.
+            for workload in sorted({each[:2] for each in new}):
+                query = select(table.c.program, table.c.record).where(
+                    table.c.namespace == workload[0],
+                    table.c.service_account == workload[1],
+                    table.c.program.in_([each[2] for each in new if each[:2] == workload]),
+                )
+                rows = await connection.execute(query)
+                known.update({(*workload, row.program): _records.decode(row.record) for row in rows})
             values = []
             for each in sorted(new):  # In one order: replicas mustn't deadlock.
                 merged = merge_sightings(known.get(each), new[each])
@@ -112,10 +118,8 @@ class Sightings:
         return ListedSightings(sightings=tuple(reading.sightings), is_truncated=reading.is_truncated)
 
     async def prune(self, *, now: float) -> int:
-        """Forget what wasn't seen for ``KEPT_S``; return how many that were."""
-        async with self._database.writing() as connection:
-            gone = await connection.execute(delete(program_sightings).where(program_sightings.c.last < now - KEPT_S))
-            return gone.rowcount
+        """Forget some of what wasn't seen for ``KEPT_S``; return how many: call again while it's more than 0."""
+        return await delete_before(self._database, program_sightings, program_sightings.c.last, now - KEPT_S)
 
 
 class _Reading:
@@ -153,18 +157,12 @@ class _Reading:
 
 async def _keep_newest(connection: AsyncConnection, workloads: Collection[tuple[str, str]]) -> None:
     table = program_sightings
-    workload = tuple_(table.c.namespace, table.c.service_account)
-    counts = await connection.execute(
-        select(table.c.namespace, table.c.service_account, func.count())
-        .where(workload.in_(sorted(workloads)))
-        .group_by(table.c.namespace, table.c.service_account)
-        .order_by(table.c.namespace, table.c.service_account)
-    )
-    for namespace, service_account, count in counts.all():
+    for namespace, service_account in sorted(workloads):
+        is_meant = (table.c.namespace == namespace, table.c.service_account == service_account)
+        count = int(await connection.scalar(select(func.count()).where(*is_meant)) or 0)
         over = count - MAX_PER_WORKLOAD
         if over <= 0:
             continue
-        is_meant = (table.c.namespace == namespace, table.c.service_account == service_account)
         oldest = select(table.c.program).where(*is_meant).order_by(table.c.last, table.c.program).limit(over)
         programs = list(await connection.scalars(oldest))
         await connection.execute(delete(table).where(*is_meant, table.c.program.in_(programs)))

@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ca.store.engine.database import Database
 from ca.store.engine.prepared import Prepared
+from ca.store.engine.pruning import delete_before
 from ca.store.renewal.tables import renewal_keys
 from shared.model.errors import InputError, RefusedError, UnavailableError
 
@@ -151,10 +152,8 @@ class RenewalKeys:
             raise RenewalReusedError(instance)
 
     async def prune(self, *, spent_before: float) -> int:
-        """Forget keys that were used long ago; return how many."""
-        async with self._database.writing() as connection:
-            gone = await connection.execute(delete(renewal_keys).where(renewal_keys.c.spent < spent_before))
-            return gone.rowcount
+        """Forget some keys that were used long ago; return how many: call again while it's more than 0."""
+        return await delete_before(self._database, renewal_keys, renewal_keys.c.spent, spent_before)
 
 
 async def _add(connection: AsyncConnection, instance: str, digest: bytes, now: float) -> None:

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from ca.metrics import Metrics
+from ca.observation import decisions
 from ca.observation.decisions import Decisions, Retention
 from ca.store import decision_log
-from ca.store.records import DecisionFilter, JoinGrant
+from ca.store.records import DecisionFilter, JoinGrant, StoredDecision
 from shared.model.errors import UnavailableError
 from shared.model.policy.decision import PartyRecord, ProcessRecord
 from shared.model.policy.rules import Direction
@@ -121,6 +122,27 @@ async def test_a_follower_misses_nothing_between_two_pages(core: Founded) -> Non
     for number in range(3):
         await log.take_in([make_decision(f"c{number}")], instance="a", workload=WEB, lost=0)
     assert [one.record.connection for one in await anext(pages)] == ["c0", "c1", "c2"]
+
+
+async def test_a_follower_looks_once_through_what_it_does_not_want(
+    core: Founded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else each batch that arrives would have all that came before looked through again."""
+    log = make_log(core)
+    asked: list[int | None] = []
+    real = core.store.decisions.query
+
+    async def query(wanted: DecisionFilter) -> list[StoredDecision]:
+        asked.append(wanted.after_id)
+        return await real(wanted)
+
+    monkeypatch.setattr(core.store.decisions, "query", query)
+    await log.take_in([make_decision("first"), make_decision("second")], instance="a", workload=WEB, lost=0)
+    last = await core.store.decisions.get_last_id()
+    monkeypatch.setattr(decisions, "FOLLOW_IDLE_S", 0.0)
+    pages = await log.follow(DecisionFilter(since=0, namespace="nobody's"))
+    assert [await anext(pages), await anext(pages)] == [[], []]
+    assert asked == [0, last]
 
 
 async def test_a_batch_whose_acknowledgement_was_lost_is_stored_and_forwarded_once(core: Founded) -> None:

@@ -11,7 +11,6 @@ from alembic.operations import Operations
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, text
 
-from bench.ledger import explain_search, fill_ledger
 from ca.store.ledger import Ledger
 from ca.store.migrations.versions import v0023_ledger_search
 from ca.store.records import LedgerFilter
@@ -96,31 +95,6 @@ async def test_a_search_finds_by_each_of_its_fields_and_by_all_together(tmp_path
             assert await find(wanted) == names, wanted
             both = [name for name in names if name == "program"]
             assert await find(replace(wanted, digest=wanted.digest or CURL.digest)) == both, wanted
-
-
-SEARCHES = {
-    "serial": LedgerFilter(serial="00000000000000aa"),
-    "digest": LedgerFilter(digest=f"{7:064x}"),
-    "authority": LedgerFilter(authority_id="a7"),
-    "authority and time": LedgerFilter(authority_id="a7", since=NOW - 90, until=NOW),
-    "sidecar": LedgerFilter(instance="s7"),
-    "sidecar, alive": LedgerFilter(instance="s7", alive_at=NOW),
-    "time": LedgerFilter(since=NOW - 90, until=NOW - 80),
-    "workload": LedgerFilter(workload=WEB),
-}
-
-
-async def test_every_search_reads_an_index_where_the_ledger_is_large(
-    tmp_path: Path, backend: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """20,000 lines: both databases choose their plans by then as they do at a million (``python -m bench.ledger``)."""
-    async with opened(tmp_path / "d") as core:
-        await fill_ledger(core.store.database, 20_000, now=NOW)
-        plans = {name: await explain_search(core.store.database, wanted) for name, wanted in SEARCHES.items()}
-        assert backend == ("sqlite" if core.store.database.is_sqlite else "postgresql")
-        for name, plan in plans.items():
-            assert "Seq Scan" not in plan and "SCAN certificates\n" not in f"{plan}\n", (name, plan)
-            assert "INDEX" in plan.upper(), (name, plan)
 
 
 async def test_lines_of_before_are_found_by_their_programs_digest(tmp_path: Path) -> None:

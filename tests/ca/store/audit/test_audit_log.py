@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 from sqlalchemy import delete, text, update
 
+from ca.store.audit import audit_log
 from ca.store.audit.acting import acting_as
 from ca.store.audit.audit_log import AuditLog, append_audit
 from ca.store.audit.tables import audit_lines
 from ca.store.records import ProgramRecord
 from ca.store.store import Store
-from shared.model.errors import ConflictError, InputError, NotFoundError
+from shared.model.errors import ConflictError, InputError, NotFoundError, UnavailableError
 from shared.model.identity.identity import Workload
 from shared.model.identity.program import Program
 from shared.model.policy.rules import Action, Mode, Rule
@@ -228,6 +230,34 @@ async def test_pruning_is_an_act_that_names_the_line_and_leaves_a_chain_that_hol
         await core.store.audit.prune(left.head)
         again = await core.store.audit.list_lines()
         assert [one.sequence for one in entries(again)] == [9] and find_faults(again) == []
+
+
+async def test_pruning_goes_in_portions_and_is_recorded_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each leaves a chain that is whole; what was interrupted is finished by the same command."""
+    monkeypatch.setattr(audit_log, "PRUNED_AT_ONCE", 2)
+    async with opened(tmp_path / "d") as core:
+        await make_lines(core.store, 5)
+        page = await core.store.audit.list_lines()
+        mark = AuditMark(sequence=5, digest=digest_line(page.lines[4]))
+        real, portions = audit_log._remove_some, iter([True, True, False])
+
+        async def fail(*arguments: Any) -> AuditMark:
+            if not next(portions):
+                raise UnavailableError("the disk has failed")
+            return await real(*arguments)
+
+        monkeypatch.setattr(audit_log, "_remove_some", fail)
+        with pytest.raises(UnavailableError):
+            await core.store.audit.prune(mark)
+        left = await core.store.audit.list_lines()
+        assert left.anchor == AuditMark(sequence=4, digest=digest_line(page.lines[3]))
+        assert [one.sequence for one in entries(left)] == [5, 6, 7, 8] and find_faults(left) == []
+        assert entries(left)[-1].act == "audit.prune" and entries(left)[-1].subject == "5"
+        monkeypatch.setattr(audit_log, "_remove_some", real)
+        await core.store.audit.prune(mark)
+        left = await core.store.audit.list_lines()
+        assert left.anchor == mark and find_faults(left) == []
+        assert [one.sequence for one in entries(left)] == [6, 7, 8, 9]
 
 
 async def test_what_pods_say_of_themselves_is_no_administrative_act(tmp_path: Path) -> None:

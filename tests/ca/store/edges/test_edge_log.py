@@ -17,7 +17,7 @@ from sqlalchemy import delete, func, select, text
 
 from ca.metrics import Metrics
 from ca.observation.decisions import Decisions, Retention
-from ca.store.edges import edge_log
+from ca.store.edges import edge_log, forgetting
 from ca.store.edges.edge import Report
 from ca.store.edges.tables import edge_hours, edge_reports, edges
 from ca.store.records import JoinGrant
@@ -316,7 +316,7 @@ async def test_numbers_that_cannot_be_stop_nobody(tmp_path: Path) -> None:
 async def test_what_is_old_is_forgotten_and_then_what_is_too_much(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(edge_log, "_PRUNED_AT_ONCE", 7)
+    monkeypatch.setattr(forgetting, "_PRUNED_AT_ONCE", 7)
     async with opened(tmp_path) as core:
         store = core.store
         for day in range(40):

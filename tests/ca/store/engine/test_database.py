@@ -14,6 +14,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
 from ca.authority.authorities import Authorities
+from ca.store.engine import database as database_module
 from ca.store.engine.database import DATABASE_NAME, Database
 from ca.store.store import Store
 from ca.store.tables import metadata
@@ -192,5 +193,27 @@ async def test_a_transaction_in_sqlites_thread_is_whole_or_not_there(tmp_path: P
             await asyncio.sleep(0)
             assert not waiting.done()
         assert await waiting == 2
+    finally:
+        await database.close()
+
+
+async def test_a_migration_may_take_longer_than_a_statement_of_the_ca(
+    tmp_path: Path, postgresql: PostgreSQL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An index over millions of rows takes longer than a CA may wait for an answer: it would never start again."""
+    statements = []
+
+    def migrate(connection: Connection) -> None:
+        connection.execute(text("SELECT pg_sleep(1.5)"))
+        statements.append("migrated")
+
+    monkeypatch.setattr(database_module, "STATEMENT_DEADLINE_S", 0.5)
+    monkeypatch.setattr(database_module, "upgrade", migrate)
+    database = await Database.open(postgresql.url_for(tmp_path))
+    try:
+        assert statements == ["migrated"]
+        with pytest.raises(UnavailableError):
+            async with database.reading() as connection:
+                await connection.execute(text("SELECT pg_sleep(600)"))
     finally:
         await database.close()
