@@ -58,9 +58,15 @@ def hear(database: Database, monkeypatch: pytest.MonkeyPatch) -> Heard:
     def execute(driver: sqlite3.Connection, statement: str, parameters: Any = ()) -> sqlite3.Cursor:
         return make_cursor(driver).execute(statement, parameters)
 
+    def execute_many(driver: sqlite3.Connection, statement: str, rows: Any) -> sqlite3.Cursor:
+        rows = list(rows)
+        heard.note(statement, tuple(rows[0]))
+        return make_cursor(driver).executemany(statement, rows)
+
     if database.is_sqlite:
         monkeypatch.setattr(RollingBack, "cursor", make_cursor, raising=False)
         monkeypatch.setattr(RollingBack, "execute", execute, raising=False)
+        monkeypatch.setattr(RollingBack, "executemany", execute_many, raising=False)
     else:
 
         @event.listens_for(database._engine.sync_engine, "before_cursor_execute")
@@ -84,13 +90,18 @@ def _watch_builders(heard: Heard, monkeypatch: pytest.MonkeyPatch) -> None:
         for name in _BUILDERS:
             if vars(module).get(name) is getattr(sqlalchemy, name):
                 monkeypatch.setattr(module, name, watch(getattr(sqlalchemy, name)))
-    real = Prepared.on
+    once, each = Prepared.on, Prepared.on_each
 
     async def on(self: Prepared, connection: Any, **values: Any) -> Any:
         heard.prepared.add(id(self))
-        return await real(self, connection, **values)
+        return await once(self, connection, **values)
+
+    async def on_each(self: Prepared, connection: Any, rows: Any) -> None:
+        heard.prepared.add(id(self))
+        await each(self, connection, rows)
 
     monkeypatch.setattr(Prepared, "on", on)
+    monkeypatch.setattr(Prepared, "on_each", on_each)
 
 
 def list_modules() -> list[ModuleType]:

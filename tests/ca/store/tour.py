@@ -109,8 +109,9 @@ async def _observe(store: Store, now: float) -> None:
         msgspec.structs.replace(record, namespace="ns1", sidecar="s1", draft=drafted, port=port, **ends)
         for port in (80, 81)
     ]
+    texts = [msgspec.json.encode(each).decode() for each in more]
     for batch in ("a", "a", "b"):
-        await store.decisions.insert_batch(more, report, digest=batch)
+        await store.decisions.insert_batch(more, report, texts=texts, digest=batch)
     await store.decisions.insert([msgspec.structs.replace(each, sidecar="s2") for each in more])
     sighting = Sighting(namespace="shop", service_account="web", program=Program(digest="ab" * 32), last=now)
     other = msgspec.structs.replace(sighting, program=Program(digest="cd" * 32))
