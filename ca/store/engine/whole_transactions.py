@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 import contextvars
 import sqlite3
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Final, TypeVar
 
@@ -29,8 +29,8 @@ AT_ONCE: Final = 64
 MAX_WAITING: Final = 20_000
 _T = TypeVar("_T")
 _Work = Callable[["InThread"], Any]
-# What is run, what is told of its result once that is committed, and who waits for it.
-_Waiting = tuple[_Work, Callable[[Any], None], asyncio.Future[Any]]
+# Who waits: for what is run, and what is told of its result once that is committed.
+_Waiting = OrderedDict[asyncio.Future[Any], tuple[_Work, Callable[[Any], None]]]
 
 
 def _do_nothing(_: object) -> None:
@@ -89,8 +89,8 @@ class WholeTransactions:
         self._turn = turn
         self._connection: aiosqlite.Connection | None = None
         self._inside: InThread | None = None
-        self._short: deque[_Waiting] = deque()
-        self._long: deque[_Waiting] = deque()
+        self._short: _Waiting = OrderedDict()
+        self._long: _Waiting = OrderedDict()
         self._task: asyncio.Task[None] | None = None
         self._is_closed = False
 
@@ -123,24 +123,26 @@ class WholeTransactions:
         self._is_closed = True
         for waiting in (self._short, self._long):
             while waiting:
-                _, _, done = waiting.popleft()
+                done, _ = waiting.popitem(last=False)
                 if not done.done():
                     done.set_exception(_closed())
         if self._connection is not None:
-            if self._inside is not None:
-                self._connection._tx.put_nowait((None, self._inside.leave))
+            self._connection._tx.put_nowait((None, self._leave))
             self._connection.stop()
 
-    async def _add(self, waiting: deque[_Waiting], work: _Work, on_commit: Callable[[_T], None]) -> _T:
+    async def _add(self, waiting: _Waiting, work: _Work, on_commit: Callable[[_T], None]) -> _T:
         if self._is_closed:
             raise _closed()
         if len(waiting) >= MAX_WAITING:
             raise UnavailableError("the CA's store can't take more now", hint="try again in a moment")
         done: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
-        waiting.append((work, on_commit, done))
+        waiting[done] = work, on_commit
         if self._task is None:
             self._task = asyncio.create_task(self._drain(), name="store-transactions")
-        return await done
+        try:
+            return await done
+        finally:
+            waiting.pop(done, None)  # Who gives up before it begins keeps no room, and no batch in memory.
 
     async def _drain(self) -> None:
         try:
@@ -153,29 +155,29 @@ class WholeTransactions:
         finally:
             self._task = None
             for waiting in (self._short, self._long):
-                for _, _, done in waiting:
+                for done in waiting:
                     done.cancel()
                 waiting.clear()
 
-    async def _run_waiting(self, waiting: deque[_Waiting], at_once: int) -> None:
+    async def _run_waiting(self, waiting: _Waiting, at_once: int) -> None:
         """Run what waits, as much as may at once. What its caller gave up before it began isn't run."""
-        taken = [waiting.popleft() for _ in range(min(at_once, len(waiting)))]
-        taken = [each for each in taken if not each[-1].done()]
+        taken = [waiting.popitem(last=False) for _ in range(min(at_once, len(waiting)))]
+        taken = [each for each in taken if not each[0].done()]
         if not taken:
             return
         try:
             if self._connection is None:
                 self._connection = await self._open()
             outcomes: Sequence[tuple[Any, BaseException | None]] = await self._connection._execute(  # type: ignore[no-untyped-call]
-                self._transact, self._connection._conn, [work for work, _, _ in taken]
+                self._transact, self._connection._conn, [work for _, (work, _) in taken]
             )
         except asyncio.CancelledError:
-            for _, _, done in taken:
+            for done, _ in taken:
                 done.cancel()
             raise
         except Exception as error:
             outcomes = [(None, error)] * len(taken)
-        for (_, on_commit, done), (value, failure) in zip(taken, outcomes, strict=True):
+        for (done, (_, on_commit)), (value, failure) in zip(taken, outcomes, strict=True):
             if failure is None:
                 try:
                     on_commit(value)
@@ -194,6 +196,11 @@ class WholeTransactions:
             connection.stop()
             raise _closed()
         return connection
+
+    def _leave(self) -> None:
+        # Looked at in the thread: its first transaction may still run when the end is asked for.
+        if self._inside is not None:
+            self._inside.leave()
 
     def _transact(
         self, driver: sqlite3.Connection, works: Sequence[_Work]

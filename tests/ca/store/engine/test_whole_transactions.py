@@ -15,6 +15,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from ca.store.engine import whole_transactions
 from ca.store.engine.database import Database
 from ca.store.engine.whole_transactions import AT_ONCE, WholeTransactions
 from shared.model.errors import InputError, UnavailableError
@@ -239,3 +240,48 @@ async def test_short_ones_are_run_between_two_long_ones(database: Database) -> N
     goes_on.set()
     await asyncio.gather(first, *others)
     assert ran == ["long", "short", "another", "last"]
+
+
+@pytest.mark.parametrize("is_long", [False, True])
+async def test_who_gives_up_before_it_begins_keeps_no_room(
+    database: Database, monkeypatch: pytest.MonkeyPatch, is_long: bool
+) -> None:
+    monkeypatch.setattr(whole_transactions, "MAX_WAITING", 1)
+    async with database.writing():
+        given_up = asyncio.create_task(database.write(lambda connection: add(connection, 1), is_long=is_long))
+        await asyncio.sleep(0)
+        given_up.cancel()
+        await asyncio.wait({given_up})
+        waiting = asyncio.create_task(database.write(lambda connection: add(connection, 2), is_long=is_long))
+        await asyncio.sleep(0)
+        with pytest.raises(UnavailableError, match="more"):
+            await database.write(lambda connection: add(connection, 3), is_long=is_long)
+    assert await waiting == 2
+    assert await database.read(list_numbers) == [2]
+
+
+async def test_an_end_before_the_first_transaction_leaves_the_connection_in_its_thread() -> None:
+    is_open, goes_on = asyncio.Event(), threading.Event()
+    opened: list[aiosqlite.Connection] = []
+    busy: list[asyncio.Task[object]] = []
+
+    async def connect() -> aiosqlite.Connection:
+        connection = await aiosqlite.connect(":memory:")
+        opened.append(connection)
+        busy.append(asyncio.create_task(connection._execute(goes_on.wait)))  # type: ignore[no-untyped-call]
+        await asyncio.sleep(0)
+        is_open.set()
+        return connection
+
+    async def do_nothing(_: AsyncConnection) -> None:
+        """Change nothing."""
+
+    transactions = WholeTransactions(connect, begin="BEGIN", turn=None)
+    waiting = asyncio.create_task(transactions.run(do_nothing))
+    await is_open.wait()
+    await transactions.close()
+    goes_on.set()
+    await asyncio.gather(waiting, *busy)
+    await asyncio.to_thread(opened[0]._thread.join)
+    assert transactions._inside is not None
+    assert transactions._inside._statements.closed
