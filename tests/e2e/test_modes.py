@@ -69,12 +69,13 @@ def test_explicit_serves_the_approved_program_and_resets_the_intruder(shop: Shop
     assert record.source.program == f"sha256:{shop.intruder.digest}"
     assert record.process.path == str(shop.intruder.path)
     assert record.mode is Mode.EXPLICIT
-    # The CA lists it for those who approve, although no certificate was asked for.
+    # The CA lists it for those who approve, although no certificate was asked for. Other tests' sidecars may have seen it.
     waiting: list[QueuedProgram] = []
 
     def is_listed() -> bool:
         queue = shop.mesh.admin.call("GET", "/v1/programs/queue?namespace=shop", ProgramQueue)
-        waiting[:] = [each for each in queue.waiting if each.seen.path == str(shop.intruder.path)]
+        seen_here = [each for each in queue.waiting if shop.client.instance in each.seen.pods]
+        waiting[:] = [each for each in seen_here if each.seen.path == str(shop.intruder.path)]
         return bool(waiting)
 
     wait_until(is_listed, "the intruder is in the queue")
