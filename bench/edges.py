@@ -9,7 +9,6 @@ admin API, without its HTTP. All of it is in this process.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import random
 import sys
@@ -20,6 +19,7 @@ from pathlib import Path
 from statistics import median
 
 import msgspec
+import uvloop
 
 from ca.metrics import Metrics
 from ca.observation.decisions import Decisions, Retention
@@ -32,6 +32,7 @@ from shared.model.policy.reasons import Reason
 from shared.model.policy.rules import Direction, Mode
 from shared.model.wire.admin_edges import MAX_EDGES_LISTED
 from shared.model.wire.messages import MAX_DECISIONS_PER_MESSAGE
+from shared.runtime.interpreter import quicken_enumerations, spare_what_lives
 
 WORKLOADS = 300
 _CALLED = 10
@@ -191,7 +192,10 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--rounds", type=int, default=9, help="how often a day is asked for (default: 9)")
     parser.add_argument("--database", default="", metavar="URL", help="an empty PostgreSQL database (default: SQLite)")
     options = parser.parse_args(arguments)
-    print(json.dumps(asyncio.run(run(batches=options.batches, rounds=options.rounds, database=options.database))))
+    # As the CA begins.
+    quicken_enumerations()
+    spare_what_lives()
+    print(json.dumps(uvloop.run(run(batches=options.batches, rounds=options.rounds, database=options.database))))
     return 0
 
 

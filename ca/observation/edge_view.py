@@ -7,26 +7,26 @@ destination that was refused before it was known) is joined with the other side'
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import groupby
 
 from ca.store.edges.edge import StoredEdge
 from shared.model.policy.decision import Answer, PartyRecord
 from shared.model.policy.rules import Direction
 from shared.model.wire.admin_edges import NAMELESS, EdgeEnd, EdgeOutcome, EdgeView
 
-_Pair = tuple[str, str, int]  # The ends' names, and the port.
+_Name = tuple[str, str, int, str, str]  # The ends' names, the port, and the ends' programs.
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class _Group:
     """Views with the same programs at both ends, of both sides."""
 
     source_program: str
     destination_program: str
-    of_source: list[StoredEdge] = field(default_factory=list)
-    of_destination: list[StoredEdge] = field(default_factory=list)
+    of_source: list[StoredEdge]
+    of_destination: list[StoredEdge]
 
     def may_be(self, reported_by_source: _Group) -> bool:
         """Tell whether these connections may be those, which the source's side reported."""
@@ -39,18 +39,23 @@ class _Group:
 
 def join_edges(rows: Iterable[StoredEdge]) -> list[EdgeView]:
     """Join both sides' views; in the order of names, programs and ports."""
-    pairs: dict[_Pair, dict[tuple[str, str], _Group]] = defaultdict(dict)
+    # A list for each pair of programs is all that is made before its view: a day has thousands.
+    groups: dict[_Name, list[StoredEdge]] = {}
     for row in rows:
         key = row.key
-        groups = pairs[name_party(key.source), name_party(key.destination), key.port]
-        programs = (key.source.program, key.destination.program)
-        group = groups.get(programs)
-        if group is None:
-            group = groups[programs] = _Group(source_program=programs[0], destination_program=programs[1])
-        (group.of_source if key.side is Direction.EGRESS else group.of_destination).append(row)
+        source, destination = key.source, key.destination
+        name = name_party(source), name_party(destination), key.port, source.program, destination.program
+        found = groups.get(name)
+        if found is None:
+            groups[name] = [row]
+        else:
+            found.append(row)
     # A pair's edges have its names and its port, so that most are in order once the pairs are.
-    ordered = sorted(pairs.items(), key=lambda pair: (pair[0][0] or NAMELESS, pair[0][1] or NAMELESS, pair[0][2]))
-    return [view for _, groups in ordered for view in _join_pair(list(groups.values()))]
+    ordered = sorted(groups.items(), key=lambda group: (group[0][0] or NAMELESS, group[0][1] or NAMELESS, group[0][2]))
+    views: list[EdgeView] = []
+    for _, of_pair in groupby(ordered, key=lambda group: group[0][:3]):
+        views += _join_pair(list(of_pair))
+    return views
 
 
 def name_party(party: PartyRecord) -> str:
@@ -58,10 +63,11 @@ def name_party(party: PartyRecord) -> str:
     return party.workload or party.identity or party.listed or party.address
 
 
-def _join_pair(groups: Sequence[_Group]) -> list[EdgeView]:
+def _join_pair(found: Sequence[tuple[_Name, list[StoredEdge]]]) -> list[EdgeView]:
     """Join a pair's views, in the order of programs."""
-    if len(groups) == 1:
-        return [_make_view(groups[0].of_source, groups[0].of_destination)]
+    if len(found) == 1:
+        return [_make_view(*_divide(found[0][1]))]
+    groups = [_Group(name[3], name[4], *_divide(rows)) for name, rows in found]
     sources = [group for group in groups if group.of_source]
     lone = [group for group in groups if not group.of_source]
     fitting = {id(each): [source for source in sources if each.may_be(source)] for each in lone}
@@ -80,16 +86,25 @@ def _join_pair(groups: Sequence[_Group]) -> list[EdgeView]:
     return views
 
 
+def _divide(rows: Sequence[StoredEdge]) -> tuple[list[StoredEdge], list[StoredEdge]]:
+    """Return what the source's side reported, and what the destination's."""
+    if len(rows) == 1:
+        return ([*rows], []) if rows[0].key.side is Direction.EGRESS else ([], [*rows])
+    of_source = [row for row in rows if row.key.side is Direction.EGRESS]
+    return of_source, [row for row in rows if row.key.side is not Direction.EGRESS]
+
+
 def _make_view(
     of_source: Sequence[StoredEdge], of_destination: Sequence[StoredEdge], *, is_counted: bool = True
 ) -> EdgeView:
     rows = [*of_source, *of_destination]
+    keys = [row.key for row in rows]
     counting = of_source or of_destination
     sides = ((Direction.EGRESS, of_source), (Direction.INGRESS, of_destination))
     return EdgeView(
-        source=_make_end([row.key.source for row in rows], of_source),
-        destination=_make_end([row.key.destination for row in rows], of_destination),
-        port=rows[0].key.port,
+        source=_make_end([key.source for key in keys], of_source),
+        destination=_make_end([key.destination for key in keys], of_destination),
+        port=keys[0].port,
         connections=sum([row.opened for row in counting]),
         bytes_sent=sum([row.bytes_sent for row in counting]),
         bytes_received=sum([row.bytes_received for row in counting]),
@@ -98,7 +113,7 @@ def _make_view(
         reported_by=tuple([side for side, its in sides if its]),
         outcomes=tuple(sorted([_make_outcome(row) for row in rows], key=_order)),
         is_counted=is_counted,
-        is_lossy=any(row.is_lossy for row in rows),
+        is_lossy=True in [row.is_lossy for row in rows],
     )
 
 
@@ -109,7 +124,8 @@ def _make_end(parties: Sequence[PartyRecord], own: Sequence[StoredEdge]) -> Edge
         own: the views of this end's own sidecar.
     """
     workload = listed = identity = address = program = path = ""
-    for party in parties:
+    # Both sides mostly say the same.
+    for party in parties[:1] if len(parties) == 2 and parties[0] == parties[1] else parties:
         workload, listed = workload or party.workload, listed or party.listed
         identity, address = identity or party.identity, address or party.address
         program = program or party.program
