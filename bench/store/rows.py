@@ -14,13 +14,14 @@ import msgspec
 from sqlalchemy import text
 
 from bench.edges import make_records
-from ca.store.edges.edge import EdgeEvidence, EdgeKey
+from ca.store.edges.edge import EdgeEvidence
 from ca.store.edges.edge_log import find_day, make_partitions
+from ca.store.edges.tally import make_key
 from ca.store.engine.database import Database
 from ca.store.history.generations import Content
 from shared.model.adoption.program_queue import Sighting
 from shared.model.identity.program import Program
-from shared.model.policy.decision import Answer, DecisionRecord, DraftVerdict
+from shared.model.policy.decision import Answer, DraftVerdict
 from shared.model.policy.reasons import Reason
 from shared.model.policy.rules import Direction
 from shared.model.wire.admin_audit import START, AuditActor, AuditEntry, encode_entry
@@ -315,6 +316,7 @@ def _spell(value: str, *, is_sqlite: bool) -> str:
 
 def _make_texts(now: float) -> dict[str, Any]:
     (record,) = make_records(1, [2], count=1, now=now, side=Direction.EGRESS)
+    key = make_key(record, reporter="ns1/w1")
     verdict = DraftVerdict(answer=Answer.DENY, would_deny=False, reason=Reason.NO_RULE, rule="", drafts=("ns1@1",))
     actor = AuditActor(kind="ca")
     entry = AuditEntry(
@@ -325,7 +327,7 @@ def _make_texts(now: float) -> dict[str, Any]:
     content = Content(mode="permissive", has_policy=False, group_label="", rules=nothing, requires=nothing)
     return {
         "record": msgspec.json.encode(record).decode(),
-        "edge_key": msgspec.json.encode(_make_key(record)).decode(),
+        "edge_key": msgspec.json.encode(msgspec.structs.replace(key, namespace="ns1")).decode(),
         "evidence": msgspec.json.encode(EdgeEvidence(pods=("s1",), time=now)).decode(),
         "verdict": msgspec.json.encode(verdict).decode(),
         "audit_line": encode_entry(entry),
@@ -334,20 +336,3 @@ def _make_texts(now: float) -> dict[str, Any]:
         "content": zlib.compress(msgspec.json.encode(content)),
         "digest": bytes(32),
     }
-
-
-def _make_key(record: DecisionRecord) -> EdgeKey:
-    return EdgeKey(
-        side=record.direction,
-        namespace="ns1",
-        source=msgspec.structs.replace(record.source, address="", approved=False),
-        destination=msgspec.structs.replace(record.destination, address="", approved=False),
-        port=record.port,
-        service="",
-        transport=record.transport,
-        answer=record.answer,
-        would_deny=record.would_deny,
-        reason=record.reason,
-        rule=record.rule,
-        mode=record.mode,
-    )
