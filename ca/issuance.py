@@ -20,11 +20,12 @@ from ca.authority.authorities import Authorities
 from ca.authority.sign import Details, check_lifetime, sign_leaf
 from ca.evidence.csr import check_csr
 from ca.evidence.process import check_process
+from ca.store.ledger import PolicyChangedError
 from ca.store.records import CertificateRecord, JoinGrant
 from ca.store.store import Store
 from ca.tracing import step
-from shared.model.errors import ConflictError, RefusedError, VerificationError
-from shared.model.identity.identity import Identity, IdentityKind
+from shared.model.errors import ConflictError, RefusedError, UnavailableError, VerificationError
+from shared.model.identity.identity import Identity, IdentityKind, Workload
 from shared.model.identity.loaded_code import CodeCheck
 from shared.model.identity.program import Program
 from shared.model.policy.evaluate import NamespacePolicy, compile_namespace
@@ -34,6 +35,8 @@ from shared.model.policy.rules import Approval, Mode
 from shared.model.wire.messages import ProgramEvidence
 
 _MAX_COMPILED = 1_000
+# A namespace that changes again each time while a certificate is made for it changes without end.
+_MAX_DECIDED = 5
 # A lost answer is asked for again within seconds; by then as many others may have asked.
 _MAX_RECENT = 4_096
 _RECENT_S = 60.0
@@ -76,6 +79,7 @@ class Issuance:
         self.leaf_lifetime_s = check_lifetime(leaf_lifetime_s)
         self._allowance = Allowance(self.leaf_lifetime_s)
         self._compiled: dict[str, NamespacePolicy] = {}
+        store.namespaces.on_change(self._forget_policy)
         self._recent: OrderedDict[_Asked, asyncio.Task[IssuedChain]] = OrderedDict()
         self._looked = -math.inf
 
@@ -114,37 +118,60 @@ class Issuance:
             raise IssuanceRefused("only a sidecar asks for its programs", reason=Reason.PEER_UNTRUSTED)
         with step("policy check"):
             public_key = _check(csr_der, evidence)
-            kind, approval = await self._decide(sidecar_identity, program, evidence)
-        identity = Identity(
-            trust_domain=self.store.trust_domain, workload=sidecar_identity.workload, kind=kind, program=program
-        )
-        return await self._issue_once(
-            public_key, identity, instance=instance, evidence=evidence, approval=approval, now=now
+        for _ in range(_MAX_DECIDED):
+            with step("policy check"):
+                policy, kind, approval = await self._decide(sidecar_identity, program, evidence)
+            identity = Identity(
+                trust_domain=self.store.trust_domain, workload=sidecar_identity.workload, kind=kind, program=program
+            )
+            try:
+                return await self._issue_once(
+                    public_key, identity, instance=instance, evidence=evidence, approval=approval, now=now,
+                    policy_version=policy.state.version,
+                )  # fmt: skip
+            except PolicyChangedError:
+                self._forget_policy(sidecar_identity.workload.namespace)
+        raise UnavailableError(
+            f"namespace {sidecar_identity.workload.namespace} changes too often", hint="try again in a moment"
         )
 
     async def _decide(
         self, sidecar: Identity, program: Program, evidence: ProgramEvidence
-    ) -> tuple[IdentityKind, Approval | None]:
-        namespace = sidecar.workload.namespace
+    ) -> tuple[NamespacePolicy, IdentityKind, Approval | None]:
+        """Decide by the policy that is remembered, which the ledger compares; refuse only by what the store says now.
+
+        Raises:
+            IssuanceRefused: this program gets no certificate.
+        """
+        known = self._compiled.get(sidecar.workload.namespace)
+        if known is not None:
+            try:
+                return known, *_decide(known, sidecar.workload, program, evidence)
+            except IssuanceRefused:
+                pass  # Another replica may have approved it a moment ago.
+        policy = await self._compile(sidecar.workload.namespace)
+        return policy, *_decide(policy, sidecar.workload, program, evidence)
+
+    async def _compile(self, namespace: str) -> NamespacePolicy:
         state = await self.store.namespaces.get_state(namespace)
         policy = self._compiled.get(namespace)
-        # With several replicas each reading makes a new value; the version tells whether it differs.
         if policy is None or policy.state.version != state.version:
             if len(self._compiled) >= _MAX_COMPILED:
                 self._compiled.clear()
             policy = self._compiled[namespace] = compile_namespace(state)
-        approval = policy.find_approval(sidecar.workload, program)
-        if approval is not None:
-            if approval.code is CodeCheck.ENFORCE:
-                _check_code(policy, approval, evidence)
-            return IdentityKind.PROGRAM, approval
-        if effective_mode(state, sidecar.workload) is Mode.EXPLICIT:
-            raise IssuanceRefused(
-                f"{program} is not approved for {sidecar.workload}",
-                reason=Reason.PROGRAM_NOT_APPROVED,
-                hint=f"review it, then `touchmark program approve {sidecar.workload} {program}`",
-            )
-        return IdentityKind.OBSERVED, None
+        return policy
+
+    async def _check_version(self, namespace: str, version: int | None) -> None:
+        """Check that a namespace still is as it was decided by, as the ledger does for what it enters.
+
+        Raises:
+            PolicyChangedError: it isn't.
+        """
+        if version is not None and (await self.store.namespaces.get_state(namespace)).version != version:
+            raise PolicyChangedError(f"what namespace {namespace} says has changed meanwhile")
+
+    def _forget_policy(self, namespace: str) -> None:
+        self._compiled.pop(namespace, None)
 
     async def _issue_once(
         self,
@@ -155,6 +182,7 @@ class Issuance:
         evidence: ProgramEvidence,
         approval: Approval | None,
         now: float,
+        policy_version: int | None = None,
     ) -> IssuedChain:
         """Issue, or give the same answer again: a sidecar asks again with the same key where an answer was lost.
 
@@ -172,11 +200,11 @@ class Issuance:
         )
         issuing = self._recent.get(asked)
         if issuing is not None and (not issuing.done() or self._may_be_repeated(issuing, now)):
-            return await asyncio.shield(issuing)
+            issued = await asyncio.shield(issuing)
+            await self._check_version(identity.workload.namespace, policy_version)
+            return issued
         self._allowance.take(instance, now=now)
-        work = self._sign_and_record(
-            public_key, identity, instance=instance, evidence=evidence, approval=approval, now=now
-        )
+        work = self._sign_and_record(public_key, identity, instance, evidence, approval, now, policy_version)
         # Not cancelled with the stream that asked: what is in the ledger then is what the next stream is given.
         issuing = self._recent[asked] = asyncio.create_task(work, name=f"issue-once-{instance}")
         issuing.add_done_callback(_note_outcome)
@@ -206,33 +234,28 @@ class Issuance:
         self,
         public_key: ec.EllipticCurvePublicKey,
         identity: Identity,
-        *,
         instance: str,
         evidence: ProgramEvidence,
         approval: Approval | None,
         now: float,
+        policy_version: int | None,
     ) -> IssuedChain:
-        try:
-            return await self._sign_then_record(public_key, identity, instance, evidence, approval, now)
-        except ConflictError:
-            # The authority was retired or tainted since it was read. Nothing of it has left; sign with today's.
-            await self.authorities.reload()
-            return await self._sign_then_record(public_key, identity, instance, evidence, approval, now)
-
-    async def _sign_then_record(
-        self,
-        public_key: ec.EllipticCurvePublicKey,
-        identity: Identity,
-        instance: str,
-        evidence: ProgramEvidence,
-        approval: Approval | None,
-        now: float,
-    ) -> IssuedChain:
-        with step("sign"):
-            issued = self._sign(public_key, identity, instance, evidence, approval, now)
-        with step("ledger commit"):
-            await self.store.ledger.record(issued.record)
-        return issued
+        for is_last in (False, True):
+            with step("sign"):
+                issued = self._sign(public_key, identity, instance, evidence, approval, now)
+            try:
+                with step("ledger commit"):
+                    await self.store.ledger.record(issued.record, policy_version=policy_version)
+            except PolicyChangedError:
+                raise
+            except ConflictError:
+                if is_last:
+                    raise
+                # The authority was retired or tainted since it was read. Nothing of it has left; sign with today's.
+                await self.authorities.reload()
+            else:
+                return issued
+        raise AssertionError("unreachable")
 
     def _sign(
         self,
@@ -269,6 +292,28 @@ class Issuance:
             approved_by=approved_by,
         )
         return IssuedChain(chain=(leaf.der, authority.record.certificate), record=record)
+
+
+def _decide(
+    policy: NamespacePolicy, workload: Workload, program: Program, evidence: ProgramEvidence
+) -> tuple[IdentityKind, Approval | None]:
+    """Return as what a program is certified, and by which approval.
+
+    Raises:
+        IssuanceRefused: as ``Issuance.issue_program``.
+    """
+    approval = policy.find_approval(workload, program)
+    if approval is not None:
+        if approval.code is CodeCheck.ENFORCE:
+            _check_code(policy, approval, evidence)
+        return IdentityKind.PROGRAM, approval
+    if effective_mode(policy.state, workload) is Mode.EXPLICIT:
+        raise IssuanceRefused(
+            f"{program} is not approved for {workload}",
+            reason=Reason.PROGRAM_NOT_APPROVED,
+            hint=f"review it, then `touchmark program approve {workload} {program}`",
+        )
+    return IdentityKind.OBSERVED, None
 
 
 def _check_code(policy: NamespacePolicy, approval: Approval, evidence: ProgramEvidence) -> None:

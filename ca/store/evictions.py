@@ -220,15 +220,6 @@ async def check_not_evicted(connection: AsyncConnection, instance: str) -> None:
         raise _refusal(instance, is_pod=bool(row.pod_uid))
 
 
-async def find_evicted(connection: AsyncConnection, instances: Sequence[str]) -> frozenset[str]:
-    """Return which of these sidecars were evicted, and hold their rows so that none is until the commit."""
-    await connection.execute(
-        select(sidecars.c.instance).where(sidecars.c.instance.in_(instances)).with_for_update(read=True)
-    )
-    query = select(evicted_sidecars.c.instance).where(evicted_sidecars.c.instance.in_(instances))
-    return frozenset(await connection.scalars(query))
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Held:
     """A sidecar's certificates that may count somewhere: how many, and when the last one ends."""

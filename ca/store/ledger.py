@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Row, Select, bindparam, func, insert, select, text
-from sqlalchemy.dialects import sqlite
+import msgspec
+from sqlalchemy import ColumnElement, Row, Select, bindparam, func, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ca.store.engine.database import Database
 from ca.store.engine.group_commit import GroupCommit
+from ca.store.engine.kept_connection import Driver
 from ca.store.engine.prepared import Prepared
 from ca.store.engine.pruning import delete_before
-from ca.store.evictions import find_evicted
 from ca.store.records import MAX_LEAF_LIFETIME_S, CertificateRecord, LedgerFilter
-from ca.store.tables import authorities, certificates, evicted_sidecars
+from ca.store.tables import authorities, certificates, evicted_sidecars, namespaces, sidecars
 from shared.model.errors import ConflictError, RefusedError, TouchmarkError
 from shared.model.identity.identity import Identity, Workload, parse_spiffe_id
 from shared.model.trust.bundle import AuthorityPhase
@@ -26,6 +27,22 @@ MAX_LISTED: Final = 10_000
 EVERYTHING: Final = LedgerFilter()
 _BY_SERIAL: Final = Prepared(select(certificates).where(certificates.c.serial == bindparam("serial")))
 _SIGNING_PHASES: Final = (AuthorityPhase.ACTIVE.value, AuthorityPhase.OLD.value)
+
+
+class PolicyChangedError(ConflictError):
+    """A certificate was decided by a state of its namespace that isn't the present one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LedgerLine:
+    """What is to be entered.
+
+    Attributes:
+        policy_version: of the namespace's state by which it was decided; None: it wasn't by any.
+    """
+
+    record: CertificateRecord
+    policy_version: int | None = None
 
 
 class Ledger:
@@ -43,39 +60,33 @@ class Ledger:
         """Write what waits; take nothing more."""
         await self._lines.close()
 
-    async def record(self, record: CertificateRecord) -> None:
+    async def record(self, record: CertificateRecord, *, policy_version: int | None = None) -> None:
         """Return once the certificate's line is durable. Many at once share a commit.
 
+        Arguments:
+            policy_version: as of ``LedgerLine``.
+
         Raises:
-            ConflictError: its authority doesn't sign any more: the certificate must not leave.
+            PolicyChangedError: its namespace has another version by now; it has to be decided anew.
+            ConflictError: its authority doesn't sign any more. In either case the certificate must not leave.
+            RefusedError: its sidecar was evicted.
             UnavailableError: it isn't stored.
         """
-        await self._lines.add(record)
+        await self._lines.add(LedgerLine(record=record, policy_version=policy_version))
 
-    async def write(self, records: Sequence[CertificateRecord]) -> Sequence[TouchmarkError | None]:
+    async def write(self, lines: Sequence[LedgerLine]) -> Sequence[TouchmarkError | None]:
         """Write lines in one transaction; return for each None or why it isn't there.
 
         A line of an evicted sidecar is refused with ``RefusedError``, one whose authority neither is active nor was
-        until lately with ``ConflictError``: its certificate must not leave. Retiring an authority counts what is alive
+        until lately with ``ConflictError``, one that was decided by another version of its namespace with
+        ``PolicyChangedError``: its certificate must not leave. Retiring an authority counts what is alive
         in *its* transaction, and so does evicting, so that no certificate slips in between.
         """
+        if not lines:
+            return []
         if self._database.is_sqlite:
-            return await self._database.write_in_thread(lambda driver: _write_lines(driver, records))
-        async with self._database.writing() as connection:
-            named = {record.authority_id for record in records}
-            signing = frozenset(
-                await connection.scalars(
-                    select(authorities.c.authority_id)
-                    .where(authorities.c.authority_id.in_(named), authorities.c.phase.in_(_SIGNING_PHASES))
-                    .with_for_update(read=True)
-                )
-            )
-            evicted = await find_evicted(connection, sorted({record.instance for record in records}))
-            faults = [_find_fault(record, signing, evicted) for record in records]
-            lines = [_values(record) for record, fault in zip(records, faults, strict=True) if fault is None]
-            if lines:
-                await connection.execute(insert(certificates), lines)
-        return faults
+            return await self._database.write_in_thread(lambda driver: _write_in_sqlite(driver, lines))
+        return await self._database.write_kept(lambda driver: _write_in_postgresql(driver, lines))
 
     async def get(self, serial: int) -> CertificateRecord | None:
         """Return the line of one serial number."""
@@ -115,28 +126,85 @@ class Ledger:
         return await delete_before(self._database, certificates, certificates.c.not_after, expired_before)
 
 
-# The statements of ``Ledger.write`` for SQLite's thread; its writers wait for each other, so that no row is locked.
-_INSERT: Final = insert(certificates).compile(dialect=sqlite.dialect())
-_INSERTED: Final = tuple(_INSERT.positiontup or ())
+# The statements of ``Ledger.write``, in the drivers' words: SQLAlchemy takes longer than they do. ``{}`` is a list.
+_JUDGE: Final = (
+    f"SELECT 'phase', authority_id, phase FROM {authorities.name} WHERE authority_id {{}}"
+    f" UNION ALL SELECT 'evicted', instance, '' FROM {evicted_sidecars.name} WHERE instance {{}}"
+    f" UNION ALL SELECT 'version', namespace, CAST(version AS TEXT) FROM {namespaces.name} WHERE namespace {{}}"
+)
+_COLUMNS: Final = tuple(column.name for column in certificates.c)
+_INSERT: Final = f"INSERT INTO {certificates.name} ({', '.join(_COLUMNS)})"
+_TYPES: Final = [{"TEXT": "text", "DOUBLE": "float8", "BIGINT": "int8"}[str(column.type)] for column in certificates.c]
+# SQLite takes lists as JSON, so that the statement is the same for any number.
+_JUDGE_IN_SQLITE: Final = _JUDGE.format(*["IN (SELECT value FROM json_each(?))"] * 3)
+_INSERT_IN_SQLITE: Final = f"{_INSERT} VALUES ({', '.join('?' * len(_COLUMNS))})"
+_JUDGE_IN_POSTGRESQL: Final = _JUDGE.format("= ANY($1)", "= ANY($2)", "= ANY($3)")
+_INSERT_IN_POSTGRESQL: Final = (
+    f"{_INSERT} SELECT * FROM unnest({', '.join(f'${number}::{kind}[]' for number, kind in enumerate(_TYPES, 1))})"
+)
+# Retiring and evicting change these rows before they count what is alive: either they see the lines, or these see them.
+# A statement of its own: one that waits for a lock sees nothing else of what was committed meanwhile.
+_HOLD_IN_POSTGRESQL: Final = (
+    f"WITH signing AS (SELECT 1 FROM {authorities.name} WHERE authority_id = ANY($1) FOR SHARE),"
+    f" asking AS (SELECT 1 FROM {sidecars.name} WHERE instance = ANY($2) FOR SHARE)"
+    " SELECT (SELECT count(*) FROM signing), (SELECT count(*) FROM asking)"
+)
 
 
-def _write_lines(driver: sqlite3.Connection, records: Sequence[CertificateRecord]) -> list[TouchmarkError | None]:
-    def select_known(statement: str, values: set[str]) -> Iterator[tuple[str, ...]]:
-        return driver.execute(f"{statement} IN ({', '.join('?' * len(values))})", sorted(values))
-
-    phases = select_known(
-        f"SELECT authority_id, phase FROM {authorities.name} WHERE authority_id",
-        {record.authority_id for record in records},
-    )
-    signing = frozenset(authority_id for authority_id, phase in phases if phase in _SIGNING_PHASES)
-    gone = select_known(
-        f"SELECT instance FROM {evicted_sidecars.name} WHERE instance", {record.instance for record in records}
-    )
-    evicted = frozenset(instance for (instance,) in gone)
-    faults = [_find_fault(record, signing, evicted) for record in records]
-    written = (_values(record) for record, fault in zip(records, faults, strict=True) if fault is None)
-    driver.executemany(str(_INSERT), ([values[name] for name in _INSERTED] for values in written))
+def _write_in_sqlite(driver: sqlite3.Connection, lines: Sequence[LedgerLine]) -> list[TouchmarkError | None]:
+    # Its writers wait for each other: no row has to be held.
+    asked = [msgspec.json.encode(each).decode() for each in _list_asked(lines)]
+    faults = _find_faults(lines, driver.execute(_JUDGE_IN_SQLITE, asked))
+    driver.executemany(_INSERT_IN_SQLITE, _list_rows(lines, faults))
     return faults
+
+
+async def _write_in_postgresql(driver: Driver, lines: Sequence[LedgerLine]) -> list[TouchmarkError | None]:
+    asked = _list_asked(lines)
+    await driver.fetch(_HOLD_IN_POSTGRESQL, *asked[:2])
+    faults = _find_faults(lines, await driver.fetch(_JUDGE_IN_POSTGRESQL, *asked))
+    if columns := list(zip(*_list_rows(lines, faults), strict=True)):
+        await driver.fetch(_INSERT_IN_POSTGRESQL, *columns)
+    return faults
+
+
+def _list_asked(lines: Sequence[LedgerLine]) -> tuple[list[str], list[str], list[str]]:
+    """Return whose phases, evictions and versions the lines depend on: authorities, sidecars and namespaces."""
+    records = [line.record for line in lines]
+    return (
+        sorted({record.authority_id for record in records}),
+        sorted({record.instance for record in records}),
+        sorted({record.identity.workload.namespace for record in records}),
+    )
+
+
+def _find_faults(lines: Sequence[LedgerLine], judged: Iterable[Sequence[str]]) -> list[TouchmarkError | None]:
+    """Return for each line why it isn't written, or None.
+
+    Arguments:
+        judged: the rows of ``_JUDGE``.
+    """
+    known: dict[str, dict[str, str]] = {"phase": {}, "evicted": {}, "version": {}}
+    for kind, name, value in judged:
+        known[kind][name] = value
+    return [
+        _find_fault(line, known["phase"].get(line.record.authority_id, ""), known["evicted"], known["version"])
+        for line in lines
+    ]
+
+
+def _find_fault(
+    line: LedgerLine, phase: str, evicted: Mapping[str, str], versions: Mapping[str, str]
+) -> TouchmarkError | None:
+    record = line.record
+    if record.instance in evicted:
+        return RefusedError(f"the sidecar {record.instance[:100]} was evicted")
+    if phase not in _SIGNING_PHASES:
+        return ConflictError("the authority doesn't sign any more")
+    namespace = record.identity.workload.namespace
+    if line.policy_version is not None and int(versions.get(namespace, "0")) != line.policy_version:
+        return PolicyChangedError(f"what namespace {namespace} says has changed meanwhile")
+    return None
 
 
 def make_query(wanted: LedgerFilter) -> Select[Any]:
@@ -171,14 +239,16 @@ def _list_conditions(wanted: LedgerFilter) -> Iterator[ColumnElement[bool]]:
         yield column.issued <= wanted.until
 
 
-def _find_fault(record: CertificateRecord, signing: frozenset[str], evicted: frozenset[str]) -> TouchmarkError | None:
-    if record.instance in evicted:
-        return RefusedError(f"the sidecar {record.instance[:100]} was evicted")
-    return None if record.authority_id in signing else ConflictError("the authority doesn't sign any more")
-
-
 def _serial(serial: int) -> str:
     return f"{serial:x}"
+
+
+def _list_rows(lines: Sequence[LedgerLine], faults: Sequence[TouchmarkError | None]) -> Iterator[tuple[Any, ...]]:
+    """Yield the rows of the lines without fault, in the order of ``_COLUMNS``."""
+    for line, fault in zip(lines, faults, strict=True):
+        if fault is None:
+            values = _values(line.record)
+            yield tuple([values[name] for name in _COLUMNS])
 
 
 def _values(record: CertificateRecord) -> dict[str, Any]:

@@ -113,10 +113,10 @@ async def test_the_same_key_asking_again_gets_the_same_answer_once_it_is_decided
         csr, recorded = make_csr(), []
         record, may_go_on = core.store.ledger.record, asyncio.Event()
 
-        async def wait_and_record(certificate: CertificateRecord) -> None:
+        async def wait_and_record(certificate: CertificateRecord, *, policy_version: int | None = None) -> None:
             recorded.append(certificate)
             await may_go_on.wait()
-            await record(certificate)
+            await record(certificate, policy_version=policy_version)
 
         monkeypatch.setattr(core.store.ledger, "record", wait_and_record)
 

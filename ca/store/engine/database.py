@@ -10,7 +10,7 @@ import os
 import sqlite3
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -24,6 +24,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from ca.store.engine.disk import Disk, Space
+from ca.store.engine.kept_connection import Driver, KeptConnection
 from ca.store.engine.revisions import upgrade
 from ca.store.engine.sqlite_threads import SqliteThreads
 from ca.store.engine.upsert import make_upsert
@@ -67,6 +68,7 @@ class Database:
         self._whole_writes = WholeTransactions(self._connect_beside, begin="BEGIN IMMEDIATE", turn=self._write_turn)
         self._whole_reads = WholeTransactions(self._connect_beside, begin="BEGIN", turn=None)
         self._disk = Disk(Path(str(url.database)).parent) if self.is_sqlite else None
+        self._kept = None if self.is_sqlite else _keep_connection(url)
 
     @classmethod
     async def open(cls, where: str | Path) -> Database:
@@ -102,6 +104,8 @@ class Database:
         """Close every connection, and wait for what was cancelled and still works."""
         await self._whole_writes.close()
         await self._whole_reads.close()
+        if self._kept is not None:
+            await self._kept.close()
         await self._engine.dispose()
         if self._threads is not None:
             await self._threads.join()
@@ -212,6 +216,18 @@ class Database:
         with _translated(), self._noting():
             return await self._whole_writes.run_driver(work)
 
+    async def write_kept(self, work: Callable[[Driver], Awaitable[_T]]) -> _T:
+        """Run a transaction of PostgreSQL on a connection of the driver's that is kept for such, one after another.
+
+        It is rolled back where its caller is cancelled.
+
+        Arguments:
+            work: of SQLAlchemy it can use compiled text; each statement sees what is committed when it begins.
+        """
+        assert self._kept is not None
+        with _translated():
+            return await self._kept.transact(work)
+
     def upsert(self, table: Table, values: Mapping[str, Any], *, update: Sequence[str] | None = None) -> Executable:
         """Insert a row or, where its primary key exists, update it.
 
@@ -263,9 +279,7 @@ class Database:
 
 def _create_engine(url: URL, *, is_sqlite: bool, deadline_s: float | None = None) -> AsyncEngine:
     if not is_sqlite:
-        statement_s = STATEMENT_DEADLINE_S if deadline_s is None else deadline_s
-        options = {"timeout": CONNECT_DEADLINE_S, "command_timeout": statement_s, **_tls_options(url)}
-        options["server_settings"] = {"application_name": "touchmark-ca"}
+        options = _driver_options(url, STATEMENT_DEADLINE_S if deadline_s is None else deadline_s)
         return create_async_engine(
             url.set(query={}),
             pool_size=8,
@@ -286,6 +300,23 @@ def _create_engine(url: URL, *, is_sqlite: bool, deadline_s: float | None = None
         connection.exec_driver_sql("BEGIN IMMEDIATE" if is_writer else "BEGIN")
 
     return engine
+
+
+def _driver_options(url: URL, statement_s: float) -> dict[str, Any]:
+    options = {"timeout": CONNECT_DEADLINE_S, "command_timeout": statement_s, **_tls_options(url)}
+    return {**options, "server_settings": {"application_name": "touchmark-ca"}}
+
+
+def _keep_connection(url: URL) -> KeptConnection:
+    import asyncpg  # It takes memory that a CA with SQLite needn't have.
+
+    async def connect() -> Driver:
+        where = url.set(query={}).translate_connect_args(username="user")
+        driver: Driver = await asyncpg.connect(**where, **_driver_options(url, STATEMENT_DEADLINE_S))
+        return driver
+
+    failures = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
+    return KeptConnection(connect, failures=failures)
 
 
 def _configure_sqlite(connection: Any) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Self
 
+import asyncpg
 import pytest
 import sqlalchemy
 from sqlalchemy import event
@@ -44,7 +45,7 @@ class Heard:
 
 
 def hear(database: Database, monkeypatch: pytest.MonkeyPatch) -> Heard:
-    """Hear all that the database is given from now on: through SQLAlchemy, and by SQLite's driver itself."""
+    """Hear all that the database is given from now on: through SQLAlchemy, and by the drivers themselves."""
     heard = Heard()
 
     class Cursor(sqlite3.Cursor):
@@ -72,6 +73,14 @@ def hear(database: Database, monkeypatch: pytest.MonkeyPatch) -> Heard:
         @event.listens_for(database._engine.sync_engine, "before_cursor_execute")
         def note(_c: object, _cursor: object, statement: str, parameters: Any, _x: object, many: bool) -> None:
             heard.note(statement, parameters[0] if many else parameters)
+
+        fetch = asyncpg.Connection.fetch
+
+        async def note_fetch(driver: Any, query: str, *parameters: Any) -> Any:
+            heard.note(query, parameters)
+            return await fetch(driver, query, *parameters)
+
+        monkeypatch.setattr(asyncpg.Connection, "fetch", note_fetch)
 
     _watch_builders(heard, monkeypatch)
     return heard

@@ -11,7 +11,7 @@ from alembic.operations import Operations
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, text
 
-from ca.store.ledger import Ledger
+from ca.store.ledger import Ledger, LedgerLine
 from ca.store.migrations.versions import v0023_ledger_search
 from ca.store.records import LedgerFilter
 from ca.store.store import Store
@@ -46,7 +46,7 @@ async def test_each_line_of_a_large_group_is_there_or_has_its_own_fault(tmp_path
             for number in range(1, 200)
         ]
         foreign = [replace(line, authority_id="nobody") if line.pid % 10 == 0 else line for line in lines]
-        faults = await core.store.ledger.write(foreign)
+        faults = await core.store.ledger.write([LedgerLine(record=each) for each in foreign])
         assert [line.pid for line, fault in zip(foreign, faults, strict=True) if isinstance(fault, ConflictError)] == [
             *range(10, 200, 10)
         ]
@@ -56,7 +56,7 @@ async def test_each_line_of_a_large_group_is_there_or_has_its_own_fault(tmp_path
         # One that can't be written takes its whole group back: none of them may leave.
         later = replace(first, serial=first.serial + 1_000)
         with pytest.raises(UnavailableError):
-            await core.store.ledger.write([later, first])
+            await core.store.ledger.write([LedgerLine(record=later), LedgerLine(record=first)])
         assert await core.store.ledger.get(later.serial) is None
 
 

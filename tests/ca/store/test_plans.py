@@ -66,7 +66,7 @@ READ_WHOLE: Final = {
 _OFFLINE: Final = ("ca.backup.restore", "ca.backup.loading", "ca.runtime.offline", "ca.store.migrations")
 # Functions whose statements are heard otherwise: made at import, run before anybody hears, or by a restore.
 _ELSEWHERE: Final = {"prepare_update", "open", "count_rows"}
-_POSTGRESQL: Final = {"take_turn", "read_clock", "find_evicted", "write", "check_unused"}
+_POSTGRESQL: Final = {"take_turn", "read_clock", "check_unused"}
 _SQLITE: Final = {"_delete_hours", "_count_hours"}
 
 
