@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 # A server at rest accepts within some turns of the loop; one that is busy within some milliseconds, or when it can.
 _ACCEPTING_TURNS = 4
 _ACCEPTING_S = (0.001, 0.002, 0.004, 0.008)
+# Where one connection a second is looked at, it waits until its server accepts: before that it would get no answer.
+_ACCEPTING_LONGER_S = (0.016,) * 125
 # What a look at a server's socket comes to if the server closes it, or ends, while it is looked for.
 _CLOSED_SINCE = frozenset({Reason.NO_OWNER, Reason.PROCESS_VANISHED})
 _ESTABLISHED, _CLOSE_WAIT = 1, 8  # net/tcp_states.h
@@ -103,6 +105,7 @@ class Acceptance:
         self._connection = connection
         self._endpoints = theirs, ours
         self._is_open = False
+        self._is_turn = False
         self._found: KernelSocket | None = None
         self._pump: AnsweringPump | None = None
         self._answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -112,15 +115,19 @@ class Acceptance:
 
         But where the program's approval lists what it may load, permissive mode looks after the dial, too: a server
         that closes with its answer (a worker of nginx, beside the process that listens) is never seen at its first one,
-        so that nothing would say what explicit mode refuses of what the worker has loaded.
+        so that nothing would say what explicit mode refuses of what the worker has loaded. Where no approval says that
+        yet, one connection a second is looked at so: the first approval is to list what workers load, and nothing is
+        called ready whose workers weren't seen.
 
         Raises:
             Refused: as ``see_accepted``.
         """
         self._is_open = True
         attestor, listener = self._sidecar.attestor, self._listener
-        if not self._is_explicit and find_checked(self._sidecar, listener) is None:
-            return
+        if not self._is_explicit:
+            self._is_turn = self._sidecar.code.take_turn(listener.program)
+            if not self._is_turn and find_checked(self._sidecar, listener) is None:
+                return
         theirs, _ = self._endpoints
         try:
             if self._is_explicit and not attestor.has_listeners_of(*theirs, listener):
@@ -129,7 +136,8 @@ class Acceptance:
                     message = f"another program began to listen on port {theirs[1]}"
                     raise AttestationError(message, reason=Reason.LISTENERS_DIFFER, process=again.process)
             found = attestor.find_accepted(*self._endpoints)
-            for pause_s in (*(0.0,) * _ACCEPTING_TURNS, *_ACCEPTING_S):
+            longer = _ACCEPTING_LONGER_S if self._is_turn else ()
+            for pause_s in (*(0.0,) * _ACCEPTING_TURNS, *_ACCEPTING_S, *longer):
                 if not _is_accepting(found):
                     break
                 await asyncio.sleep(pause_s)
@@ -212,7 +220,7 @@ class Acceptance:
             AttestationError: the namespace refuses it.
         """
         policy = self._sidecar.policies.own
-        if self._is_explicit:
+        if self._is_explicit or self._is_turn:
             return False
         if accepted.execution == self._listener.execution:
             return True
@@ -236,11 +244,23 @@ class Acceptance:
             except AttestationError:
                 # The record is about this process, and not about who listens: approvals are made of what records list.
                 self._connection.note_attestation(accepted)
+                await self._tell_loaded(accepted)
                 raise
         self._connection.note_attestation(accepted)
+        await self._tell_loaded(accepted)
         if self._is_explicit and not attestor.is_clear(accepted):
             await attestor.clear(accepted)
         self._is_open = False
+
+    async def _tell_loaded(self, accepted: Attestation) -> None:
+        """Have the CA told what a process has loaded that accepts; look for that if it is this connection's turn."""
+        code, sightings = self._sidecar.code, self._sidecar.sightings
+        seen = code.get(accepted.execution)
+        if self._is_turn and code.get_fresh(accepted.execution) is None:
+            seen = await code.look_at_acceptor(accepted)
+        self._is_turn = False
+        if seen is not None and sightings is not None:
+            sightings.note_accepted(accepted, seen.code)
 
     def _lose(self, error: AttestationError) -> None:
         """Close it; permissive mode lets pass what its namespace doesn't require, and the record says so."""

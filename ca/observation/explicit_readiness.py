@@ -8,13 +8,14 @@ through the store; judging runs in a worker thread, because thousands of records
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import msgspec
 
 from ca.observation.coverage import cover
 from ca.observation.judging import judge
+from ca.observation.loaded_code import CodeFinding, compare_loaded, find_serving
 from ca.store.edges.edge import StoredEdge
 from ca.store.records import SidecarRecord
 from ca.store.store import Store
@@ -24,9 +25,10 @@ from shared.model.adoption.fixes import Fix, FixKind, with_approvals
 from shared.model.adoption.program_queue import ProgramRefusal
 from shared.model.adoption.seen import Seen, see_record
 from shared.model.identity.identity import Identity, IdentityKind, parse_workload
-from shared.model.identity.program import parse_program
+from shared.model.identity.program import Program, parse_program
 from shared.model.policy.decision import Answer
 from shared.model.policy.modes import effective_mode, read_modes
+from shared.model.policy.reasons import Reason
 from shared.model.policy.rules import Mode, NamespaceState
 from shared.model.wire.admin import Cause, PolicyCandidateRequest, Readiness, ReadinessVerdict, WorkloadCoverage
 
@@ -45,6 +47,7 @@ class Refusals:
         refused: connections of programs that somebody has refused; nothing that stands against explicit mode.
         unclear: allowed connections whose addresses weren't kept apart: whether rules allow all of them isn't known.
         is_truncated: there were more than ``MAX_REPLAYED`` records, or more edges than are listed; the newest count.
+        serving: programs of the namespace that have served connections, as ``find_serving`` returns them.
     """
 
     causes: tuple[Cause, ...]
@@ -53,6 +56,7 @@ class Refusals:
     settled: int
     unclear: int = 0
     is_truncated: bool
+    serving: Mapping[tuple[str, Program], Seen] = field(default_factory=dict)
 
 
 async def find_refusals(
@@ -108,6 +112,7 @@ async def find_refusals(
         settled=found.settled,
         unclear=found.unclear,
         is_truncated=len(records) > MAX_REPLAYED or window.is_truncated,
+        serving=find_serving(map(see_edge, own), namespace),
     )
 
 
@@ -241,6 +246,7 @@ async def assess(
     state = await store.namespaces.get_state(namespace)
     own_modes = find_own_modes(state, candidate)
     found = await find_refusals(store, namespace, since=since, workload=workload, candidate=candidate)
+    loaded = await _compare_loaded(store, state, found, since=since, workload=workload, candidate=candidate)
     live = [
         each
         for each in await store.sidecars.list_live(now=now)
@@ -250,24 +256,22 @@ async def assess(
     silent = sorted(each.instance for each in live if each.instance not in reporting and not each.connected)
     covered = await _cover(store, namespace, live, since=since, now=now)
     coverage = tuple(each for each in covered if _is_asked_about(each.workload, workload, own_modes))
-    unknowns = _find_unknowns(found, live, silent, coverage)
-    if found.causes:
-        verdict = ReadinessVerdict.BLOCKED
-    else:
-        verdict = ReadinessVerdict.UNKNOWN if unknowns else ReadinessVerdict.READY
+    unknowns = (*_find_unknowns(found, live, silent, coverage), *loaded.unknowns)
+    causes = (*found.causes, *map(_make_cause, loaded.blockers))
+    otherwise = ReadinessVerdict.UNKNOWN if unknowns else ReadinessVerdict.READY
     return Readiness(
         namespace=namespace,
         mode=effective_mode(state, parse_workload(workload)) if workload else state.mode,
         version=state.version,
         since=since,
-        causes=found.causes,
+        causes=causes,
         settled=found.settled,
         is_truncated=found.is_truncated,
         sidecars_reported=len(live) - len(silent),
         sidecars_total=len(live),
         silent=tuple(silent),
-        is_safe=not found.causes and not found.is_truncated and not found.unclear and not silent,
-        verdict=verdict,
+        is_safe=not (causes or loaded.unknowns or found.is_truncated or found.unclear or silent),
+        verdict=ReadinessVerdict.BLOCKED if causes else otherwise,
         unknowns=unknowns,
         failures=found.failures,
         refused=found.refused,
@@ -275,6 +279,28 @@ async def assess(
         workload=workload,
         workload_modes=state.workload_modes,
     )
+
+
+async def _compare_loaded(
+    store: Store,
+    state: NamespaceState,
+    found: Refusals,
+    *,
+    since: float,
+    workload: str,
+    candidate: PolicyCandidateRequest | None,
+) -> CodeFinding:
+    """Compare what is loaded, where no connection was refused for that already; other approvals list nothing yet."""
+    if candidate is not None and candidate.replaces_programs:
+        return CodeFinding()
+    own_modes = find_own_modes(state, candidate)
+    known = {each.destination_workload for each in found.causes if each.reason is Reason.CODE_NOT_APPROVED}
+    serving = {
+        key: seen
+        for key, seen in found.serving.items()
+        if seen.destination.workload not in known and _is_asked_about(seen.destination.workload, workload, own_modes)
+    }
+    return await compare_loaded(store, state, serving, since=since)
 
 
 def _is_asked_about(workload: str, asked: str, own_modes: Mapping[str, Mode]) -> bool:

@@ -93,11 +93,12 @@ class ProgramsSeen:
             pods=(instance,),
             parents=message.parents,
             code=message.code,
+            accepted=now if message.has_accepted and message.code is not None else 0.0,
             first=now,
             last=now,
         )
         if self._gather(sighting) and not image and find_image is not None:
-            self._wait_for_image(instance, msgspec.structs.replace(sighting, code=None), find_image)
+            self._wait_for_image(instance, msgspec.structs.replace(sighting, code=None, accepted=0.0), find_image)
 
     def note_request(self, program: Program, evidence: ProgramEvidence, *, instance: str, workload: Workload) -> None:
         """Note that a certificate was asked for: all that a sidecar of 0.1 says of a program.
@@ -209,7 +210,8 @@ class _Gathered:
         used = self._used.get(sighting.workload, 0)
         size = _measure(sighting.code)
         if used + size > MAX_CODE_PER_WORKLOAD or self._used_by_all + size > MAX_CODE_GATHERED:
-            sighting, size = msgspec.structs.replace(sighting, code=None), 0
+            # As if it had never been told: nothing is called ready by it.
+            sighting, size = msgspec.structs.replace(sighting, code=None, told=(), accepted=0.0), 0
         self._used[sighting.workload] = used + size
         self._used_by_all += size
         self._workloads[sighting.workload][sighting.program] = sighting

@@ -193,7 +193,9 @@ async def _serve_admin(
             listen=ca.listen,
             renewal_grace_s=ca.configuration.renewal_grace_s,
         ),
-        NamespacesAdmin(store=store, clock=clock, are_policies_objects=ca.configuration.kubernetes),
+        NamespacesAdmin(
+            store=store, programs=ca.programs, clock=clock, are_policies_objects=ca.configuration.kubernetes
+        ),
         DraftsAdmin(store=store, clock=clock, are_policies_objects=ca.configuration.kubernetes),
         HistoryAdmin(store=store, clock=ca.clock, are_policies_objects=ca.configuration.kubernetes),
         ObservationAdmin(store=store, decisions=ca.decisions, hub=ca.hub, survey=survey, clock=clock),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -31,6 +32,12 @@ _MAX_PENDING = 1_024
 _MAX_BACKGROUND = 64
 _UNHURRIED_PERIOD_S = 1.0
 _TELL_PERIOD_S = 1_800.0
+# Who accepts where nothing compares what it has loaded: a connection waits so long for its look, of each program once a
+# second, and ever more seldom while nothing new is found.
+_ACCEPTOR_WAIT_S = 2.0
+_ACCEPTOR_PERIOD_S = 1.0
+_ACCEPTOR_MAX_PERIOD_S = 60.0
+_MAX_SETS = 8  # Of loaded code, of one program: workers of one server mostly load the same.
 _TELL_AGAIN_S = 30.0  # After what was told had no room on its way.
 # The CA takes records, and descriptions of loaded code, of at most 64 KiB; this many are for the objects.
 _MAX_TOLD_BYTES = 40_000
@@ -58,6 +65,20 @@ class SeenCode:
         return self.look.code
 
 
+class _Acceptors(msgspec.Struct, frozen=True, kw_only=True):
+    """Who accepts a program's connections.
+
+    Attributes:
+        due: when one of them is looked at next (``time.monotonic``).
+        period_s: from one look to the next.
+        sets: what some of them had loaded, the newest last.
+    """
+
+    due: float
+    period_s: float = _ACCEPTOR_PERIOD_S
+    sets: tuple[LoadedCode, ...] = ()
+
+
 class CodeLooks:
     """Belongs to one event loop.
 
@@ -76,6 +97,7 @@ class CodeLooks:
         self._running: dict[Execution, asyncio.Task[SeenCode]] = {}
         self._background: dict[Execution, asyncio.Task[SeenCode]] = {}
         self._unhurried_until: OrderedDict[Program, float] = OrderedDict()
+        self._acceptors: OrderedDict[Program, _Acceptors] = OrderedDict()
         # Until when it counts as told, and what was told.
         self._told: OrderedDict[tuple[Program, LoadedCode], tuple[float, LoadedCode]] = OrderedDict()
         self._told_of: OrderedDict[Execution, tuple[LoadedCode, float]] = OrderedDict()
@@ -134,6 +156,47 @@ class CodeLooks:
         _put(self._unhurried_until, attestation.program, now + _UNHURRIED_PERIOD_S)
         self._start(execution, self._unhurried, self._background)
 
+    def take_turn(self, program: Program) -> bool:
+        """Tell whether who accepts this connection is to be looked at even where nothing compares what it has loaded.
+
+        If so, no other connection of the program is to be for a second. A turn may come to nothing: the CA, which isn't
+        told then, says so.
+        """
+        now, known = _read_clock(), self._acceptors.get(program)
+        if known is None:
+            _put(self._acceptors, program, _Acceptors(due=now + _ACCEPTOR_PERIOD_S))
+            return True
+        if now < known.due:
+            return False
+        _put(self._acceptors, program, msgspec.structs.replace(known, due=now + known.period_s))
+        return True
+
+    async def look_at_acceptor(self, attestation: Attestation) -> SeenCode | None:
+        """Look at who has accepted a connection whose turn it is; None: it couldn't be seen within two seconds.
+
+        It waits, but for other programs' looks no longer than that: a process that ends with its answer is seen before
+        it gets the request, or never.
+        """
+        execution = attestation.execution
+        running = self._running.get(execution)
+        if running is None:
+            if len(self._background) >= _MAX_BACKGROUND:
+                return None
+            running = self._background.get(execution) or self._start(execution, self._unhurried, self._background)
+        try:
+            async with asyncio.timeout(_ACCEPTOR_WAIT_S):
+                seen = await asyncio.shield(running)
+        except (TimeoutError, AttestationError):
+            return None
+        known = self._acceptors.get(attestation.program)
+        if known is not None:
+            is_new = seen.code not in known.sets
+            sets = (*known.sets, seen.code)[-_MAX_SETS:] if is_new else known.sets
+            period_s = _ACCEPTOR_PERIOD_S if is_new else min(2.0 * known.period_s, _ACCEPTOR_MAX_PERIOD_S)
+            due = _read_clock() + period_s
+            self._acceptors[attestation.program] = _Acceptors(due=due, period_s=period_s, sets=sets)
+        return seen
+
     def forget_ended(self) -> None:
         """Let go of executions that have ended; a few microseconds for each that is kept."""
         for execution in [each for each in self._seen if _has_ended(each)]:
@@ -190,6 +253,10 @@ class CodeLooks:
         seen = SeenCode(look=look, at=at)
         _put(self._seen, execution, seen)
         return seen
+
+
+def _read_clock() -> float:
+    return time.monotonic()
 
 
 def _has_ended(execution: Execution) -> bool:

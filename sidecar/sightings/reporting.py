@@ -7,6 +7,9 @@ after the other.
 
 Twice, because much isn't known yet at a program's first connection: what it has loaded is looked at meanwhile, and the
 CA knows a container's image only once the pod's status names the container, some seconds after its start.
+
+What processes have loaded that accept connections is told apart, and at once: before the record of the connection that
+showed it. The CA calls nothing ready of which it wasn't told that.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 from shared.model.errors import UnavailableError
 from shared.model.identity.loaded_code import LoadedCode
@@ -32,7 +35,11 @@ SECOND_S: Final = 30.0
 MAX_PROGRAMS: Final = 1_024
 MAX_WAITING: Final = 64
 MAX_SECOND: Final = 64
+MAX_ACCEPTED: Final = 256
 _NOTHING: Final = Surroundings()
+
+_Key = TypeVar("_Key")
+_Value = TypeVar("_Value")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -74,6 +81,38 @@ class Sightings:
         # When each is told for the second time, and what the first look saw.
         self._second: deque[tuple[float, Attestation, Surroundings]] = deque()
         self._has_work = asyncio.Event()
+        # When the CA is told again what processes had loaded that accepted; of each process what was told last. Neither
+        # keeps an execution, with its descriptors.
+        self._accepted: OrderedDict[tuple[Program, LoadedCode], float] = OrderedDict()
+        self._accepted_of: OrderedDict[tuple[int, int], tuple[LoadedCode, float]] = OrderedDict()
+
+    def note_accepted(self, attestation: Attestation, code: LoadedCode) -> None:
+        """A process that has accepted a connection was looked at: the CA is told what it has loaded, if not lately.
+
+        Arguments:
+            code: the same object as long as it is unchanged: comparing is too slow for each connection.
+        """
+        process, now = (attestation.process.pid, attestation.process.start_time), time.monotonic()
+        last = self._accepted_of.get(process)
+        if last is not None and last[0] is code and now < last[1]:
+            return
+        key = attestation.program, code
+        due = self._accepted.get(key, 0.0)
+        if now >= due:
+            try:
+                self._send(
+                    ProgramSeen(
+                        program=attestation.program,
+                        path=attestation.process.shown_path,
+                        code=self._tell_code(attestation),
+                        has_accepted=True,
+                    )
+                )
+                due = now + REPEAT_S
+            except UnavailableError:
+                due = now + RETRY_S
+            _put(self._accepted, key, due)
+        _put(self._accepted_of, process, (code, due))
 
     def note(self, attestation: Attestation) -> None:
         """A program was attested; the CA is told soon, if it wasn't lately."""
@@ -153,3 +192,10 @@ class Sightings:
             )
         )
         return around
+
+
+def _put(kept: OrderedDict[_Key, _Value], key: _Key, value: _Value) -> None:
+    kept[key] = value
+    kept.move_to_end(key)
+    if len(kept) > MAX_ACCEPTED:
+        kept.popitem(last=False)

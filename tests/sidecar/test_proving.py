@@ -7,12 +7,16 @@ import asyncio
 import msgspec
 import pytest
 
+from shared.model.identity.loaded_code import LoadedCode, LoadedObject
 from shared.model.policy.decision import Answer, Ending, Origin
 from shared.model.policy.reasons import Reason
 from shared.model.policy.rules import Mode, Requirement
+from shared.model.wire.messages import FromSidecar, ProgramSeen
 from sidecar.attest.facts import Attestation, AttestationError, Execution
 from sidecar.attest.netlink.sock_diag import KernelSocket
+from sidecar.loaded.measured_code import Look
 from sidecar.proving import _ACCEPTING_S, _ACCEPTING_TURNS
+from sidecar.sightings.reporting import Sightings
 from sidecar.sockets.address import Endpoint
 from tests.sidecar.little_ca import until
 from tests.sidecar.pair import CLIENT, CLIENT_PROGRAM, SERVER, SERVER_PROGRAM, Pair, approve, running_pair
@@ -201,6 +205,48 @@ async def test_permissive_mode_marks_what_a_worker_has_loaded_that_closes_with_i
         await serve_one(pair, b"hi")
         record = pair.server.records[0]
         assert (record.answer, record.reason, record.would_deny) == (Answer.ALLOW, Reason.CODE_NOT_APPROVED, True)
+
+
+@pytest.mark.parametrize("is_busy", [False, True], ids=["accepts at once", "accepts late"])
+async def test_before_any_approval_what_a_worker_has_loaded_is_told_though_it_closes_with_its_answer(
+    monkeypatch: pytest.MonkeyPatch, *, is_busy: bool
+) -> None:
+    """The first approval is to list it. Who accepts the next connection isn't looked at so soon."""
+    loaded, messages = LoadedCode(objects=(LoadedObject(path="libnss.so", digest="a" * 64),)), list[FromSidecar]()
+    answers, looked_for = list[bytes](), list[int]()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        answers.append(await reader.read())
+        writer.write(answers[-1])
+        writer.close()
+
+    async with running_pair(answer) as pair:
+        pair.set_state(approve(mode=Mode.PERMISSIVE))
+        server, attestor = pair.server.sidecar, pair.server.attestor
+        server.sightings = Sightings(send=messages.append, tell_code=server.code.describe)
+        attestor.acceptors_execution = Execution(43, 1, 0, 0, 0, 0, 0)
+        attestor.accepts_after = 40 if is_busy else None
+        find = attestor.find_accepted
+
+        def find_while_open(application: Endpoint, local: Endpoint) -> KernelSocket:
+            looked_for.append(len(answers))
+            found = find(application, local)
+            return msgspec.structs.replace(found, inode=0 if answers else found.inode)
+
+        monkeypatch.setattr(attestor, "find_accepted", find_while_open)
+        monkeypatch.setattr(server.code._measuring, "look", lambda *_: Look(code=loaded, keys=()))
+        monkeypatch.setattr("sidecar.proving._ACCEPTING_LONGER_S", (0.0,) * 100)
+        monkeypatch.setattr("sidecar.loaded.looks._ACCEPTOR_PERIOD_S", 3600.0)
+        monkeypatch.setattr("sidecar.loaded.looks._ACCEPTOR_WAIT_S", 60.0)
+        await serve_one(pair, b"hi")
+        assert messages == [ProgramSeen(program=SERVER_PROGRAM, path="/usr/bin/it", code=loaded, has_accepted=True)]
+        record = pair.server.records[0]
+        assert (record.process.pid, record.process.code) == (43, loaded), "`--from-decisions` takes it from there"
+        assert set(looked_for) == {0}
+        await serve_one(pair, b"hi")
+        await until(lambda: len(pair.server.records) == 2)
+        assert looked_for.count(1) == 0 and looked_for.count(2) == 1, "at the answer alone"
+        assert len(messages) == 1
 
 
 @pytest.mark.parametrize("origin", [Origin.CONTAINER, Origin.EXEC])

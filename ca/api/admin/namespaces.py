@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 from typing import Final
 
@@ -13,11 +14,12 @@ from ca.distribution.installs import count_acknowledgements, group_by_namespace
 from ca.observation.explicit_guard import check_window, require_unblocked
 from ca.observation.explicit_readiness import assess
 from ca.observation.policy_difference import find_difference
+from ca.observation.programs_seen import ProgramsSeen
 from ca.store.namespace_history import MAX_TRIAL_S, MIN_TRIAL_S
 from ca.store.records import ProgramRecord
 from ca.store.store import Store
 from shared.model.adoption.approval_name import choose_name
-from shared.model.errors import ConflictError, InputError
+from shared.model.errors import ConflictError, InputError, UnavailableError
 from shared.model.identity.identity import check_namespace, check_service_account, parse_workload
 from shared.model.policy.documents import check_group_label
 from shared.model.policy.modes import change_modes
@@ -35,8 +37,11 @@ class NamespacesAdmin:
         are_policies_objects: whether the objects of a cluster say what modes, policies and programs are.
     """
 
-    def __init__(self, *, store: Store, clock: Callable[[], float], are_policies_objects: bool) -> None:
+    def __init__(
+        self, *, store: Store, programs: ProgramsSeen, clock: Callable[[], float], are_policies_objects: bool
+    ) -> None:
         self._store = store
+        self._programs = programs
         self._clock = clock
         self._are_policies_objects = are_policies_objects
 
@@ -80,6 +85,8 @@ class NamespacesAdmin:
         since_s = _read_since(request)
         workload = request.query.get("workload", "")
         now = self._clock()
+        with suppress(UnavailableError):  # Reading goes on while nothing can be written.
+            await self._programs.flush()  # What a sidecar told of a connection before its record counts with that.
         return answer(
             await assess(
                 self._store,

@@ -117,6 +117,20 @@ class Sightings:
                 await result.close()
         return ListedSightings(sightings=tuple(reading.sightings), is_truncated=reading.is_truncated)
 
+    async def list_of(self, namespace: str, programs: Collection[tuple[str, Program]]) -> list[Sighting]:
+        """Return what was seen of these programs, each with its service account, whole; at most 256 of a workload."""
+        table, found = program_sightings, list[str]()
+        async with self._database.reading() as connection:
+            for service_account in sorted({each[0] for each in programs}):
+                wanted = sorted(str(program) for account, program in programs if account == service_account)
+                query = select(table.c.record).where(
+                    table.c.namespace == namespace,
+                    table.c.service_account == service_account,
+                    table.c.program.in_(wanted[:MAX_PER_WORKLOAD]),
+                )
+                found += await connection.scalars(query)
+        return await asyncio.to_thread(lambda: [_records.decode(each) for each in found])
+
     async def prune(self, *, now: float) -> int:
         """Forget some of what wasn't seen for ``KEPT_S``; return how many: call again while it's more than 0."""
         return await delete_before(self._database, program_sightings, program_sightings.c.last, now - KEPT_S)
@@ -145,6 +159,8 @@ class _Reading:
             self.sightings.append(self._bound_code(sighting, len(text), is_answered=is_answered))
 
     def _bound_code(self, sighting: Sighting, size: int, *, is_answered: bool) -> Sighting:
+        if sighting.told:  # For adding up alone.
+            sighting = msgspec.structs.replace(sighting, told=())
         if sighting.code is None:
             return sighting
         used = self._used.get(sighting.workload, 0) + size

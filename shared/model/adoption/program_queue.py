@@ -14,11 +14,13 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import msgspec
 
-from shared.model.identity.loaded_code import LoadedCode
+from shared.model.identity.loaded_code import MAX_OBJECTS, LoadedCode, LoadedObject
 from shared.model.identity.program import Program
 
 MAX_IMAGES = 16
 MAX_PODS = 8
+# Sidecars tell twice an hour what is loaded: what none has told for an hour isn't any more.
+CODE_KEPT_S = 3_600.0
 
 _Key = tuple[str, str, Program]
 
@@ -42,7 +44,9 @@ class Sighting(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             pods.
         pods: sidecar instances that reported it lately, at most ``MAX_PODS``.
         parents: executables of its process's ancestors when it was seen first, the nearest first.
-        code: what it had loaded then; None: not known.
+        code: what its processes had loaded, as it was told by all pods within ``CODE_KEPT_S``; None: not known.
+        told: for each of these objects, when it was told last, in whole seconds since the epoch; empty: at ``last``.
+        accepted: when it was told last what a process had loaded that accepts connections; 0: never.
         first, last: seconds since the epoch.
     """
 
@@ -55,6 +59,8 @@ class Sighting(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     pods: tuple[str, ...] = ()
     parents: tuple[str, ...] = ()
     code: LoadedCode | None = None
+    told: tuple[int, ...] = ()
+    accepted: float = 0.0
     first: float = 0.0
     last: float = 0.0
 
@@ -147,6 +153,7 @@ def merge_sightings(known: Sighting | None, new: Sighting) -> Sighting:
         before = images.get(each.image)
         first = each.first if before is None else min(before.first, each.first)
         images[each.image] = msgspec.structs.replace(each, first=first)
+    code, told = _merge_code(known, new)
     kept = sorted(sorted(images.values(), key=lambda each: -each.last)[:MAX_IMAGES], key=lambda each: each.first)
     return msgspec.structs.replace(
         known,
@@ -155,10 +162,30 @@ def merge_sightings(known: Sighting | None, new: Sighting) -> Sighting:
         images=tuple(kept),
         pods=tuple(dict.fromkeys((*new.pods, *known.pods)))[:MAX_PODS],
         parents=known.parents or new.parents,
-        code=new.code or known.code,
+        code=code,
+        told=told,
+        accepted=max(known.accepted, new.accepted),
         first=min(known.first, new.first),
         last=max(known.last, new.last),
     )
+
+
+def _merge_code(known: Sighting, new: Sighting) -> tuple[LoadedCode | None, tuple[int, ...]]:
+    """Return what is loaded by either, without what wasn't told for too long, and when each was told last."""
+    if new.code is None:
+        return known.code, known.told
+    before = _list_told(known)
+    times = {each: told for each, told in before.items() if told >= new.last - CODE_KEPT_S} | _list_told(new)
+    newest = sorted(times, key=lambda each: -times[each])[:MAX_OBJECTS]
+    objects = tuple(sorted(newest, key=lambda each: (each.path, each.digest)))
+    omitted = new.code.omitted + len(times) - len(objects)
+    code = LoadedCode(objects=objects, anonymous=new.code.anonymous, omitted=omitted)
+    return code, tuple(times[each] for each in objects)
+
+
+def _list_told(sighting: Sighting) -> dict[LoadedObject, int]:
+    objects = sighting.code.objects if sighting.code is not None else ()
+    return dict(zip(objects, sighting.told or (int(sighting.last),) * len(objects), strict=False))
 
 
 def _says_nothing_new(known: Sighting, new: Sighting) -> bool:

@@ -146,6 +146,7 @@ class ProgramSeen(_Message, frozen=True, tag="program_seen"):
         container: the ID of its container, as its control group names it; empty: not known.
         parents: paths of its ancestors' executables, the nearest first, at most ``MAX_PARENTS``.
         code: what it has loaded; None: not known.
+        has_accepted: it is what a process has loaded that has accepted a connection.
     """
 
     program: Program
@@ -154,6 +155,7 @@ class ProgramSeen(_Message, frozen=True, tag="program_seen"):
     container: str = ""
     parents: tuple[str, ...] = ()
     code: LoadedCode | None = None
+    has_accepted: bool = False
 
 
 class BundleInstalled(_Message, frozen=True, tag="bundle_installed"):

@@ -219,6 +219,31 @@ def listen(host: str, port: int, kind: str, *, shared: bool = False) -> str:
     return "listening"
 
 
+def listen_by_worker(host: str, port: int, library: str) -> str:
+    """Listen, and have a forked process accept, which has loaded a library and closes with its answer, as nginx does.
+
+    It ends with this process.
+    """
+    listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    ready, told = os.pipe()
+    if not os.fork():
+        try:
+            ctypes.CDLL(None).prctl(1, 9)  # PR_SET_PDEATHSIG, SIGKILL
+            ctypes.CDLL(library)
+            os.write(told, b"1")
+            while True:
+                connection, _ = listener.accept()
+                text = connection.recv(1024)
+                connection.sendall(b"got " + text)
+                connection.close()
+        finally:
+            os._exit(1)
+    os.close(told)
+    has_loaded = os.read(ready, 1)
+    os.close(ready)
+    return "listening" if has_loaded else "not loaded"
+
+
 def listen_now_and_then(host: str, port: int) -> str:
     """Share a port for moments only, in a thread, and answer ``stolen`` to whoever connects in one of them."""
 

@@ -109,6 +109,46 @@ async def test_of_many_processes_of_one_program_one_a_second_is_looked_at_for_th
             await until(lambda: code.get(two))
 
 
+async def test_who_accepts_is_looked_at_once_a_second_and_less_and_less_often_while_nothing_is_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(looks, "_ACCEPTOR_WAIT_S", 60.0)
+    now, program = [1000.0], Program(digest="a" * 64)
+    with sleeping() as child, sleeping(make_library(tmp_path)) as other:
+        worker, another = attested(execution_of(child.pid)), attested(execution_of(other.pid))
+        async with looking() as code:
+            monkeypatch.setattr(looks, "_read_clock", lambda: now[0])
+
+            async def wait_for_turn(accepted: Attestation) -> float:
+                began = now[0]
+                while not code.take_turn(program):
+                    now[0] += 1.0
+                assert await code.look_at_acceptor(accepted) is not None
+                return now[0] - began
+
+            waits = [await wait_for_turn(worker) for _ in range(9)]
+            assert waits == [0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0]
+            assert [await wait_for_turn(another) for _ in range(3)] == [60.0, 1.0, 2.0], "it has loaded something else"
+            assert code.take_turn(Program(digest="b" * 64)), "another program's turns are its own"
+
+
+async def test_a_connection_waits_for_no_look_that_takes_long_or_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    may_end = threading.Event()
+    with sleeping() as child:
+        execution = execution_of(child.pid)
+        async with looking() as code:
+            assert code.take_turn(Program(digest="a" * 64))
+            assert await code.look_at_acceptor(attested(NOBODY)) is None
+            with monkeypatch.context() as patch:
+                patch.setattr(looks, "_ACCEPTOR_WAIT_S", 0.0)
+                patch.setattr(code._measuring, "look", lambda *_: may_end.wait())
+                assert await code.look_at_acceptor(attested(execution)) is None
+                patch.setattr(looks, "_MAX_BACKGROUND", 1)
+                assert await code.look_at_acceptor(attested(NOBODY)) is None
+                may_end.set()
+            assert not code.take_turn(Program(digest="a" * 64)), "what came to nothing was a turn all the same"
+
+
 async def test_what_has_ended_is_let_go() -> None:
     async with looking() as code:
         with sleeping() as child, sleeping() as other:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
@@ -89,6 +90,44 @@ async def test_each_program_is_told_once_and_again_after_a_while(monkeypatch: py
         await told.next()
         sightings.note(attest("cc"))
         assert isinstance(await told.next(), ProgramSeen)
+
+
+async def test_what_who_accepts_has_loaded_is_told_at_once_each_set_once_and_again_where_it_couldnt_be(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told, code, more = Told(), LoadedCode(anonymous=True), LoadedCode(omitted=1)
+    sightings = Sightings(send=told.send, tell_code=lambda each: code if each.process.pid == 1 else more)
+    worker = msgspec.structs.replace(attest(), process=replace(attest().process, pid=2))
+    for _ in range(3):
+        sightings.note_accepted(attest(), code)
+        sightings.note_accepted(worker, more)
+    first, second = told.messages.get_nowait(), told.messages.get_nowait()
+    assert first == ProgramSeen(program=attest().program, path="/srv/web (deleted)", code=code, has_accepted=True)
+    assert second == msgspec.structs.replace(first, code=more)
+    sightings.note_accepted(attest(), LoadedCode(anonymous=True))
+    assert told.messages.empty(), "the same objects, whichever process has them"
+    told.is_connected = False
+    sightings.note_accepted(attest("bb"), code)
+    told.is_connected = True
+    sightings.note_accepted(attest("bb"), code)
+    assert told.messages.empty(), "not at each connection"
+    monkeypatch.setattr(reporting, "RETRY_S", -1.0)
+    told.is_connected = False
+    other = LoadedCode(omitted=2)
+    sightings.note_accepted(attest("cc"), other)
+    told.is_connected = True
+    sightings.note_accepted(attest("cc"), other)
+    assert isinstance(told.messages.get_nowait(), ProgramSeen)
+
+
+async def test_of_who_accepts_so_many_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reporting, "MAX_ACCEPTED", 2)
+    told = Told()
+    sightings = Sightings(send=told.send)
+    for number in range(4):
+        process = replace(attest().process, pid=number)
+        sightings.note_accepted(msgspec.structs.replace(attest(), process=process), LoadedCode(omitted=number))
+    assert (len(sightings._accepted), len(sightings._accepted_of)) == (2, 2)
 
 
 async def test_a_program_is_told_a_second_time_when_more_is_known(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,6 +50,21 @@ async def test_of_a_workload_that_runs_ever_new_programs_the_latest_stay(
         ]  # fmt: skip
 
 
+async def test_some_programs_of_some_workloads_are_read_whole(tmp_path: Path) -> None:
+    code = LoadedCode(objects=(LoadedObject(path="/lib/x", digest="a" * 64),))
+    async with opened(tmp_path / "d") as core:
+        await core.store.sightings.add([see(1), see(2, service_account="db"), see(3)])
+        await core.store.sightings.add([see(1, code=code, last=NOW + 1)])
+        wanted = [("web", see(1).program), ("db", see(2).program), ("db", see(3).program)]
+        found = await core.store.sightings.list_of("shop", wanted)
+        assert {(each.service_account, each.program, each.code) for each in found} == {
+            ("db", see(2).program, None), ("web", see(1).program, code),
+        }  # fmt: skip
+        assert [each.told for each in found if each.code] == [(int(NOW + 1),)]
+        assert [each.told for each in await core.store.sightings.list_all()] == [()] * 3, "for adding up alone"
+        assert await core.store.sightings.list_of("bank", wanted) == []
+
+
 async def test_what_wasnt_seen_for_a_month_is_forgotten(tmp_path: Path) -> None:
     async with opened(tmp_path / "d") as core:
         await core.store.sightings.add([see(1, last=NOW - KEPT_S - 1), see(2)])

@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from shared.model.adoption.program_queue import (
+    CODE_KEPT_S,
     MAX_IMAGES,
     MAX_PODS,
     ImageSeen,
@@ -15,7 +16,7 @@ from shared.model.adoption.program_queue import (
     merge_sightings,
     name_repository,
 )
-from shared.model.identity.loaded_code import LoadedCode
+from shared.model.identity.loaded_code import MAX_OBJECTS, LoadedCode, LoadedObject
 from shared.model.identity.program import Program
 
 WEB, CURL = Program(digest="aa" * 32), Program(digest="bb" * 32)
@@ -53,6 +54,20 @@ def test_a_program_is_new_since_the_image_that_ran_before_and_lacked_it() -> Non
         see(CURL, in_image(NEW, 9)),
     ]
     assert {each.new_since for each in find_waiting(others, approved=set(), refused=set())} == {""}
+
+
+def test_what_is_loaded_adds_up_over_the_pods_and_goes_when_none_tells_it_any_more() -> None:
+    a, b, c = (LoadedObject(path=f"/lib/{name}", digest=name * 64) for name in "abc")
+    hour = int(CODE_KEPT_S)
+    known = merge_sightings(None, see(code=LoadedCode(objects=(a, b), omitted=1), accepted=2.0))
+    known = merge_sightings(known, see(code=LoadedCode(objects=(b, c)), pods=("other",), last=hour + 1.0))
+    assert (known.code, known.accepted) == (LoadedCode(objects=(a, b, c)), 2.0)
+    assert merge_sightings(known, see(last=9.0 * hour)).code == known.code, "nothing was said of it"
+    later = merge_sightings(known, see(code=LoadedCode(objects=(c,)), last=hour + 10.0, accepted=hour + 10.0))
+    assert (later.code, later.accepted) == (LoadedCode(objects=(b, c)), hour + 10.0)
+    many = tuple(LoadedObject(path="/x", digest=f"{number:064x}") for number in range(MAX_OBJECTS))
+    full = merge_sightings(later, see(code=LoadedCode(objects=many), last=hour + 11.0)).code
+    assert full == LoadedCode(objects=many, omitted=2), "the ones told last stay"
 
 
 def test_sightings_add_up_and_what_an_older_release_doesnt_say_stays_known() -> None:
