@@ -118,6 +118,7 @@ async def _observe(store: Store, now: float) -> None:
     await store.sightings.add([sighting, other, msgspec.structs.replace(other, service_account="db")])
     await store.sightings.list_all()
     await store.sightings.list_newest("ns7")
+    await store.sightings.list_of(sighting.namespace, [(sighting.service_account, sighting.program)])
     await store.decisions.query(DecisionFilter(namespace="ns7", program="sha256:00", since=now - 60, until=now))
     await store.decisions.prune(max_age_s=0.0, max_rows=1, now=now - 4e5)
     for _ in range(3):
