@@ -71,12 +71,12 @@ class _Acceptors(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         due: when one of them is looked at next (``time.monotonic``).
         period_s: from one look to the next.
-        sets: what some of them had loaded, the newest last.
+        sets: hashes of what some of them had loaded, the newest last.
     """
 
     due: float
     period_s: float = _ACCEPTOR_PERIOD_S
-    sets: tuple[LoadedCode, ...] = ()
+    sets: tuple[int, ...] = ()
 
 
 class CodeLooks:
@@ -190,8 +190,9 @@ class CodeLooks:
             return None
         known = self._acceptors.get(attestation.program)
         if known is not None:
-            is_new = seen.code not in known.sets
-            sets = (*known.sets, seen.code)[-_MAX_SETS:] if is_new else known.sets
+            found = hash(seen.code)
+            is_new = found not in known.sets
+            sets = (*known.sets, found)[-_MAX_SETS:] if is_new else known.sets
             period_s = _ACCEPTOR_PERIOD_S if is_new else min(2.0 * known.period_s, _ACCEPTOR_MAX_PERIOD_S)
             due = _read_clock() + period_s
             self._acceptors[attestation.program] = _Acceptors(due=due, period_s=period_s, sets=sets)

@@ -83,7 +83,7 @@ class Sightings:
         self._has_work = asyncio.Event()
         # When the CA is told again what processes had loaded that accepted; of each process what was told last. Neither
         # keeps an execution, with its descriptors.
-        self._accepted: OrderedDict[tuple[Program, LoadedCode], float] = OrderedDict()
+        self._accepted: OrderedDict[tuple[Program, int], float] = OrderedDict()
         self._accepted_of: OrderedDict[tuple[int, int], tuple[LoadedCode, float]] = OrderedDict()
 
     def note_accepted(self, attestation: Attestation, code: LoadedCode) -> None:
@@ -96,7 +96,7 @@ class Sightings:
         last = self._accepted_of.get(process)
         if last is not None and last[0] is code and now < last[1]:
             return
-        key = attestation.program, code
+        key = attestation.program, hash(code)
         due = self._accepted.get(key, 0.0)
         if now >= due:
             try:

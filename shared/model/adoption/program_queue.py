@@ -45,7 +45,7 @@ class Sighting(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         pods: sidecar instances that reported it lately, at most ``MAX_PODS``.
         parents: executables of its process's ancestors when it was seen first, the nearest first.
         code: what its processes had loaded, as it was told by all pods within ``CODE_KEPT_S``; None: not known.
-        told: for each of these objects, when it was told last, in whole seconds since the epoch; empty: at ``last``.
+        told: for each of these objects, when it was told last, in whole seconds since the epoch; empty in what is told.
         accepted: when it was told last what a process had loaded that accepts connections; 0: never.
         first, last: seconds since the epoch.
     """
@@ -145,7 +145,7 @@ class RefusalRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 def merge_sightings(known: Sighting | None, new: Sighting) -> Sighting:
     """Return one sighting of both; what an older release didn't say, or couldn't read this time, stays as it was."""
     if known is None:
-        return new
+        return msgspec.structs.replace(new, told=tuple(_list_told(new).values())) if new.code is not None else new
     if _says_nothing_new(known, new):
         return msgspec.structs.replace(known, first=min(known.first, new.first), last=max(known.last, new.last))
     images = {each.image: each for each in known.images}

@@ -60,6 +60,7 @@ def test_what_is_loaded_adds_up_over_the_pods_and_goes_when_none_tells_it_any_mo
     a, b, c = (LoadedObject(path=f"/lib/{name}", digest=name * 64) for name in "abc")
     hour = int(CODE_KEPT_S)
     known = merge_sightings(None, see(code=LoadedCode(objects=(a, b), omitted=1), accepted=2.0))
+    known = merge_sightings(known, see(last=hour - 1.0))  # Its certificate was asked for.
     known = merge_sightings(known, see(code=LoadedCode(objects=(b, c)), pods=("other",), last=hour + 1.0))
     assert (known.code, known.accepted) == (LoadedCode(objects=(a, b, c)), 2.0)
     assert merge_sightings(known, see(last=9.0 * hour)).code == known.code, "nothing was said of it"
