@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+import msgspec
+
 from ca.observation.judging import judge
 from ca.store.store import Store
 from shared.model.adoption.blockers import Blocker
@@ -85,9 +87,14 @@ async def compare_loaded(
         if sighting is None or sighting.code is None or sighting.accepted < since - CODE_KEPT_S:
             unknowns.append(_describe_unseen(seen))
             continue
-        foreign = policy.find_foreign_code(key[0], sighting.code, is_jit=approvals[key].jit)
+        told_code = msgspec.structs.replace(sighting.code, omitted=0)
+        foreign = policy.find_foreign_code(key[0], told_code, is_jit=approvals[key].jit)
         if foreign is not None:
             blockers.append(_block(seen, sighting, str(foreign)))
+        elif sighting.code.omitted:
+            unknowns.append(
+                f"{seen.destination.workload}: it has loaded more files than are told: not all are compared"
+            )
     return CodeFinding(blockers=tuple(blockers), unknowns=tuple(unknowns))
 
 

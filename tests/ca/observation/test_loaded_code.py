@@ -73,6 +73,17 @@ async def test_what_wasnt_told_of_who_accepts_isnt_known_and_what_isnt_approved_
         assert (found.causes, name_code(found)) == ((), []), "it needn't connect again"
 
 
+async def test_of_more_files_than_are_told_the_rest_isnt_known(tmp_path: Path) -> None:
+    """The sidecar compares all of them."""
+    async with opened(tmp_path / "d") as core:
+        await core.store.decisions.insert([SERVED])
+        await approve(core.store, LIBC)
+        await tell(core.store, LoadedCode(objects=(LIBC,), omitted=3))
+        found = await ask(core.store)
+        assert (found.causes, found.is_safe) == ((), False)
+        assert any("more files than are told" in each for each in found.unknowns)
+
+
 async def test_what_was_told_too_long_ago_isnt_known(tmp_path: Path) -> None:
     """Sidecars tell it twice an hour, so that it may be told before the window begins."""
     async with opened(tmp_path / "d") as core:
