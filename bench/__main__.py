@@ -16,6 +16,7 @@ from rich.console import Console
 
 from bench.errors import BenchError
 from bench.figures import summarise
+from bench.interpreter import Interpreter
 from bench.markdown import write_markdown
 from bench.page import Page
 from bench.run import SUBJECTS, run_rounds
@@ -90,6 +91,7 @@ def main(arguments: Sequence[str]) -> int:
         # A pipe has no width, and a cut table can't be read.
         console = Console(width=_TABLE_WIDTH)
     page = None if options.report is None else Page(path=options.report, name="bench")
+    interpreter = Interpreter.own()
     try:
         if page is not None:
             page.split()  # Before, not after all the time that it takes.
@@ -108,7 +110,8 @@ def main(arguments: Sequence[str]) -> int:
             options.json.write_bytes(msgspec.json.format(msgspec.json.encode(figures)) + b"\n")
         if page is not None:
             command = shlex.join(["python", "-m", "bench", *_without_files(arguments)])
-            page.put(write_markdown(figures, command=command, when=f"{datetime.now(UTC):%-d %B %Y}"))
+            when = f"{datetime.now(UTC):%-d %B %Y}"
+            page.put(write_markdown(figures, command=command, when=when, interpreter=str(interpreter)))
     except BenchError as error:
         notes.print(f"✗ {error.message} {error.hint}", highlight=False, markup=False)
         return error.exit_code
@@ -116,6 +119,9 @@ def main(arguments: Sequence[str]) -> int:
         notes.print(f"✗ {error}", highlight=False, markup=False)
         return 1
     print_table(console, figures, rounds=options.rounds)
+    notes.print(str(interpreter), highlight=False, markup=False)
+    if interpreter.warning:
+        notes.print(f"⚠ {interpreter.warning}", highlight=False, markup=False)
     for name, reason in outcome.failures.items():
         notes.print(f"✗ {name} wasn't measured: {reason}", highlight=False, markup=False)
     return 1 if outcome.failures else 0

@@ -44,11 +44,15 @@ _TARGETS: Final = (
 _MEMORY_WORKS: Final = frozenset({"memory_idle", "memory_per_connection"})
 
 
-def write_markdown(figures: Sequence[Figure], *, command: str, when: str) -> str:
-    """Return the tables: median (lowest and highest round) of each subject, then each target beside its ratio."""
+def write_markdown(figures: Sequence[Figure], *, command: str, when: str, interpreter: str) -> str:
+    """Return the tables: median (lowest and highest round) of each subject, then each target beside its ratio.
+
+    Arguments:
+        interpreter: which Python the sidecars ran on.
+    """
     subjects = list(dict.fromkeys(figure.subject for figure in figures))
     by_key = {(figure.work, figure.metric, figure.subject): figure for figure in figures}
-    lines = [f"`{command}`, {when}. Median (lowest and highest round).", ""]
+    lines = [f"`{command}`, {when}, {interpreter}. Median (lowest and highest round).", ""]
     lines.append(_row("Work", "Metric", *subjects, f"{_SUBJECT} ÷ {REFERENCE}"))
     lines.append(_row(*["---"] * (len(subjects) + 3)))
     for work, metric in dict.fromkeys((figure.work, figure.metric) for figure in figures):

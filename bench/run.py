@@ -24,7 +24,12 @@ from bench.subjects.nginx import run_nginx, start_web_server
 from bench.subjects.rust_floor import run_rust_floor, run_rust_floor_no_reuse
 from bench.subjects.stunnel import run_stunnel
 from bench.subjects.subject import Backends, RunningSubject, Starter
-from bench.subjects.touchmark import run_touchmark, run_touchmark_no_reuse, run_touchmark_python
+from bench.subjects.touchmark import (
+    run_touchmark,
+    run_touchmark_no_reuse,
+    run_touchmark_python,
+    run_touchmark_python_no_reuse,
+)
 from bench.works import Scale, Task, Work, run_work, warm_up
 
 SUBJECTS: Final[Mapping[str, Starter]] = {
@@ -40,6 +45,7 @@ SUBJECTS: Final[Mapping[str, Starter]] = {
 NO_REUSE: Final[Mapping[str, Starter]] = {
     **SUBJECTS,
     "touchmark": run_touchmark_no_reuse,
+    "touchmark-python": run_touchmark_python_no_reuse,
     "rust-floor": run_rust_floor_no_reuse,
 }
 

@@ -17,6 +17,9 @@ def main(arguments: Sequence[str]) -> int:
     if sys.version_info < (3, 11):  # noqa: UP036 (a clear line for users of an older one)
         print("error: Touchmark needs Python 3.11 or newer", file=sys.stderr)
         return 2
+    from shared.runtime.interpreter import keep_large_blocks_apart
+
+    keep_large_blocks_apart()
     import_lean()
     from sidecar.settings.configuration import TOKEN_VARIABLE
     from sidecar.settings.settings import parse_arguments

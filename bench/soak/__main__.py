@@ -14,6 +14,7 @@ from typing import Final
 from bench.errors import BenchError
 from bench.page import Page
 from bench.processes import raise_descriptor_limit
+from bench.soak.clients import TIMEOUT_S as CLIENT_TIMEOUT_S
 from bench.soak.disturbances import deny_and_allow, lose_ca, lose_peer
 from bench.soak.judgement import FAULT_REASONS, Kept, Sample, Window, find_faults, find_unexplained, read_failures
 from bench.soak.mesh import ADDRESSES, Mesh, running_mesh, sum_of
@@ -123,7 +124,8 @@ def soak(arguments: argparse.Namespace, directory: Path) -> tuple[str, list[str]
         run = Run(mesh, arguments.seconds)
         run.disturb()
         for name in loads:
-            mesh.stop(name)
+            # It ends after what is under way.
+            mesh.stop(name, timeout_s=CLIENT_TIMEOUT_S + 30)
         run.wait(_SETTLE_S)
         for side in ADDRESSES:
             mesh.stop(f"{side}-sidecar")

@@ -129,6 +129,19 @@ def run_touchmark_no_reuse(directory: Path, backends: Backends) -> Iterator[Runn
 
 
 @contextmanager
+def run_touchmark_python_no_reuse(directory: Path, backends: Backends) -> Iterator[RunningSubject]:
+    """Start the same with neither.
+
+    Raises:
+        BenchError: a part doesn't start.
+    """
+    with _run_pair(
+        directory, backends, ["-m", "bench.subjects.sidecar_without_reuse", "--engine", "python"]
+    ) as subject:
+        yield subject
+
+
+@contextmanager
 def run_touchmark_noting_moments(directory: Path, backends: Backends) -> Iterator[RunningSubject]:
     """Start the same with each step's begin and end noted: ``sidecar_with_moments.py``.
 

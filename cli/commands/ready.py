@@ -151,6 +151,7 @@ def show_readiness(readiness: Readiness, since: str, *, target_options: str) -> 
         print_line(f"✓ explicit mode would refuse none of the recorded connections{but}")
     else:
         _show_causes(readiness.causes, target_options=target_options)
+        print_line()  # The last change's YAML ends here.
     if readiness.refused:
         print_line("of refused programs, so meant to be closed:")
         for cause in readiness.refused[:_MAX_FAILURES]:

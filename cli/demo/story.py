@@ -228,9 +228,13 @@ class Story:
 
     def _show_decisions(self) -> None:
         self._narrator.step("Every connection has a decision, on both sides.")
+        # Both sides' records of the last requests may still be on their way.
+        least = 2 * (self.facts.rotation_requests or 0)
+        deadline = time.monotonic() + _OBSERVE_TIMEOUT_S
+        while (counted := self._count_decisions()) <= least and time.monotonic() < deadline:
+            time.sleep(_POLL_S)
         self._touchmark("decisions", "--summary")
-        answer = ask_admin(self._target, lambda client: client.list_decisions({"limit": "10000"}))
-        self.facts.decisions = len(answer.decisions)
+        self.facts.decisions = counted
 
     # ---- how it is done ---------------------------------------------------------------------------------------------
 
@@ -284,6 +288,9 @@ class Story:
             return ask_admin(self._target, lambda client: client.get_health()).status == "ok"
         except TouchmarkError:
             return False
+
+    def _count_decisions(self) -> int:
+        return len(ask_admin(self._target, lambda client: client.list_decisions({"limit": "10000"})).decisions)
 
     def _count_connected(self) -> int:
         return ask_admin(self._target, lambda client: client.get_status()).sidecars_connected

@@ -27,8 +27,9 @@ def test_each_figure_and_each_target_is_a_row() -> None:
         ),
         command="python -m bench",
         when="1 May 2026",
+        interpreter="Python 3.11.2, built with profiles",
     )
-    assert text.startswith("`python -m bench`, 1 May 2026.")
+    assert text.startswith("`python -m bench`, 1 May 2026, Python 3.11.2, built with profiles. Median")
     assert "| `bulk` | rate, MB/s | 900 (900–900) | 1,000 (1,000–1,000) | 0.90 |" in text
     assert "| `bulk`, rate | ≥ 0.95 | 1.2 | 0.90 | **missed** |" in text
     assert "| `bulk`, cpu | ≤ 1.1 | 0.9 | 1.10 | met |" in text
@@ -43,6 +44,6 @@ def test_without_envoy_there_is_no_ratio_and_no_target() -> None:
         for figure in figures(("bulk", Metric.RATE, "MB/s", 1, 2))
         if figure.subject == "touchmark"
     ]
-    text = write_markdown(alone, command="c", when="w")
+    text = write_markdown(alone, command="c", when="w", interpreter="i")
     assert "missed" not in text
     assert "| `bulk` | rate, MB/s | 1 (1–1) |  |" in text

@@ -143,6 +143,7 @@ def test_blocked_ends_with_3_and_names_each_change_with_evidence(
     assert "destination_unreachable: " in printed
     assert "service shop/db has no endpoint" in printed
     assert "… and 2 more" in printed
+    assert "\n\nfailed in any mode" in printed, "the last change may be a rule, whose YAML ends before this"
 
 
 def test_a_path_that_a_shell_would_act_on_has_a_line_of_its_own(ca: FakeCA, capsys: pytest.CaptureFixture[str]) -> None:
