@@ -1,6 +1,8 @@
 """How many certificates each sidecar may have: a burst, and as many again in each lifetime of a certificate. Pure.
 
-Reports of programs are counted in the same way (``ca/observation/programs_seen.py``).
+Reports of programs and decisions are counted in the same way (``ca/observation``).
+
+So are the log lines that a sidecar causes.
 
 Belongs here: counting. Doesn't: what is signed (``issuance.py``). A sidecar holds at most 1,024 programs' certificates
 and renews each about twice in a lifetime; one that asks for more fills the ledger, and keeps the signer from others.
@@ -8,13 +10,18 @@ and renews each about twice in a lifetime; one that asks for more fills the ledg
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Final
 
 from shared.model.errors import RefusedError
 from shared.model.policy.reasons import Reason
 
 BURST: Final = 4_096
+# Log lines of one kind that a sidecar may cause: so many, then one in so many seconds.
+_LINES: Final = 60
+_LINE_S: Final = 1.0
 _MAX_SIDECARS: Final = 65_536
 
 
@@ -49,14 +56,36 @@ class Allowance:
         Raises:
             AllowanceUsedError: the sidecar has had too many.
         """
-        left, since = self._left.get(instance, (float(self._burst), now))
-        left = min(self._burst, left + max(0.0, now - since) * self._per_s)
-        if left < 1:
+        if not self.take_some(instance, 1, now=now):
             raise AllowanceUsedError(
                 f"the sidecar {instance[:100]} has asked for too many certificates",
                 hint="`touchmark identities` lists them; `touchmark ca evict` locks a compromised sidecar out",
             )
-        self._left[instance] = (left - 1, now)
+
+    def take_some(self, instance: str, wanted: int, *, now: float) -> int:
+        """Count as many as are allowed of those that are wanted; return how many that are."""
+        left, since = self._left.get(instance, (float(self._burst), now))
+        left = min(self._burst, left + max(0.0, now - since) * self._per_s)
+        if not (taken := min(wanted, int(left))):
+            return 0
+        self._left[instance] = (left - taken, now)
         self._left.move_to_end(instance)
         if len(self._left) > _MAX_SIDECARS:
             self._left.popitem(last=False)
+        return taken
+
+
+class LineAllowance:
+    """How many log lines each sidecar may cause; what is beyond them stands in the metrics alone.
+
+    Arguments:
+        monotonic: seconds.
+    """
+
+    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._monotonic = monotonic
+        self._allowance = Allowance(_LINES * _LINE_S, burst=_LINES)
+
+    def take(self, instance: str) -> bool:
+        """Count a line; tell whether it is written."""
+        return self._allowance.take_some(instance, 1, now=self._monotonic()) > 0

@@ -36,13 +36,24 @@ class ConnectionRoom:
         of_one: of one authenticated caller; 0: as many as there are.
         max_head_bytes: what one may send before its request is answered; 0: what the server takes. Only where requests
             have no bodies.
+        max_bytes: what one may send while its request is answered and it has a place; 0: what the answering part takes.
+        note_flood: called for each connection that is closed because it sent more.
     """
 
     def __init__(
-        self, limit: int, *, note_closed: Callable[[], None], of_one: int = 0, max_head_bytes: int = 0
+        self,
+        limit: int,
+        *,
+        note_closed: Callable[[], None],
+        of_one: int = 0,
+        max_head_bytes: int = 0,
+        max_bytes: int = 0,
+        note_flood: Callable[[], None] = lambda: None,
     ) -> None:
         self.limit = limit
         self.max_head_bytes = max_head_bytes
+        self.max_bytes = max_bytes
+        self.note_flood = note_flood
         self._note_closed = note_closed
         self._of_one = of_one
         self._count = 0
@@ -126,7 +137,7 @@ class ConnectionRoom:
     def leave(self, visitor: Visitor) -> None:
         """Take its place back, if it has one."""
         visitor.stop_waiting()
-        visitor.is_heard = True
+        visitor.is_heard, visitor.is_counted = True, False
         if not self.has(visitor):
             return
         del self._of_protocol[visitor.protocol]
@@ -155,6 +166,7 @@ class ConnectionRoom:
 
     def _move(self, visitor: Visitor, kind: _Sources) -> None:
         visitor.is_heard = kind is self._asking
+        visitor.received_bytes = 0
         if visitor.is_heard:
             visitor.stop_waiting()
         self._remove(visitor)
@@ -247,6 +259,8 @@ class Visitor(asyncio.Protocol):
         source: whose place it takes.
         is_known: its peer has shown who it is.
         is_heard: its request is answered, or it needs no place: what it sends is bounded by who answers.
+        is_counted: what it sends is bounded here as well, as long as it has a place.
+        received_bytes: since its request came.
     """
 
     def __init__(
@@ -261,6 +275,8 @@ class Visitor(asyncio.Protocol):
         self.source = source
         self.is_known = False
         self.is_heard = False
+        self.is_counted = room.max_bytes > 0
+        self.received_bytes = 0
         self._room = room
         self._unheard_bytes = 0
         self._cut = cut
@@ -318,7 +334,12 @@ class Visitor(asyncio.Protocol):
             return
         if not self.is_heard:
             self._unheard_bytes += len(data)
+        elif self.is_counted:
+            self.received_bytes += len(data)
         if 0 < self._room.max_head_bytes < self._unheard_bytes:
+            self.abort()
+        elif self.is_counted and self.received_bytes > self._room.max_bytes:
+            self._room.note_flood()
             self.abort()
         else:
             self.protocol.data_received(data)

@@ -53,6 +53,11 @@ class Metrics:
         self.pushes = Counter("touchmark_ca_pushes", "Messages pushed to subscribers.", ["kind"], registry=r)
         self.decisions_stored = Counter("touchmark_ca_decisions_stored", "Decisions stored.", registry=r)
         self.decisions_lost = Counter("touchmark_ca_decisions_lost", "Decisions that sidecars dropped.", registry=r)
+        self.decisions_over_quota = Counter(
+            "touchmark_ca_decisions_over_quota",
+            "Decisions that only count in the edges: their sidecar has sent more than its share.",
+            registry=r,
+        )
         self.decisions_corrected = Counter(
             "touchmark_ca_decisions_corrected", "Decisions that named another sidecar than their sender.", registry=r
         )
@@ -82,6 +87,12 @@ class Metrics:
             registry=r,
         )
         self.store_free_bytes.set(math.nan)  # A 0 would be a full disk.
+        self.clock_offset = Gauge(
+            "touchmark_ca_clock_offset_seconds",
+            "By how much this CA's clock is ahead of its database's; NaN with SQLite.",
+            registry=r,
+        )
+        self.clock_offset.set(math.nan)
         self.bundle_sequence = Gauge("touchmark_ca_bundle_sequence", "Sequence of the trust bundle.", registry=r)
         self.rotation_laggards = Gauge(
             "touchmark_ca_rotation_laggards", "Sidecars that a prepared rotation waits for.", registry=r

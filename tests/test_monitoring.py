@@ -107,6 +107,8 @@ _HEALTHY = {
     'touchmark_ca_failures_total{where="upkeep"}': "0x60",
     "touchmark_ca_decisions_lost_total": "0x60",
     "touchmark_ca_audit_lines": "100+1x60",
+    "touchmark_ca_clock_offset_seconds": "0.2x60",
+    "touchmark_ca_decisions_over_quota_total": "0x60",
 }
 _CASES = {
     "TouchmarkSecondSidecar": Case(  # The first one of all, half an hour ago.
@@ -171,6 +173,13 @@ _CASES = {
     ),
     "TouchmarkDecisionsLost": Case(
         firing={"touchmark_ca_decisions_lost_total": "0x9 7x51"}, nearly={"touchmark_ca_decisions_lost_total": "7x60"}
+    ),
+    "TouchmarkClockDiffers": Case(
+        firing={"touchmark_ca_clock_offset_seconds": "-61x60"}, nearly={"touchmark_ca_clock_offset_seconds": "60x60"}
+    ),
+    "TouchmarkDecisionsOverQuota": Case(
+        firing={"touchmark_ca_decisions_over_quota_total": "0x49 7x11"},
+        nearly={"touchmark_ca_decisions_over_quota_total": "0x9 7x51"},
     ),
 }
 

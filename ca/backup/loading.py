@@ -11,12 +11,13 @@ The state is older than what sidecars and operators know, so it is made safe bef
   (``ca/store/authority_records.py``) and sidecars may resume with a certificate that isn't in it
   (``ca/authenticate/sidecar_certificate.py``).
 
-What nobody can bring back: a taint, a withdrawn approval or a stricter policy since the backup. They must be repeated.
+What nobody can bring back: a taint, a withdrawn approval or a stricter policy since the backup. They must be repeated;
+where the store that is replaced can be read, they are named (``lost_acts.py``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -40,6 +41,7 @@ from ca.authority.chains import check_authorities
 from ca.authority.kek import KeyEncryptionKey, name_sealing_key
 from ca.backup.content import End, Manifest, Message, Rows, decode_all
 from ca.backup.export import count_rows
+from ca.backup.lost_acts import Line, find_lost, read_last
 from ca.backup.sealing import Opened
 from ca.store.authority_records import note_restoration, read_authorities
 from ca.store.edges.edge_log import find_day, make_partitions
@@ -56,6 +58,7 @@ from ca.store.tables import (
     sidecars,
 )
 from shared.model.errors import ConflictError, InputError
+from shared.model.wire.admin_audit import AuditEntry
 
 # A backup from later than that is one of another time, or the clock is wrong.
 _MAX_AHEAD_S: Final = 300.0
@@ -70,12 +73,14 @@ class Loaded:
         taken: seconds since the epoch.
         counts: rows by table.
         voided_tokens: join tokens that were open.
+        lost: acts that the replaced store has and the backup lacks.
     """
 
     trust_domain: str
     taken: float
     counts: dict[str, int]
     voided_tokens: int
+    lost: tuple[AuditEntry, ...] = ()
 
 
 async def load(
@@ -85,11 +90,13 @@ async def load(
     *,
     find_kek: Callable[[str], KeyEncryptionKey],
     now: float,
+    former: Sequence[Line] = (),
 ) -> Loaded:
     """Load a backup into a database without tables, within the connection's transaction.
 
     Arguments:
         find_kek: returns the CA's key-encryption key, given the ID of the one that the backup needs.
+        former: the newest lines of the audit log of the store that is replaced.
 
     Raises:
         InputError: the backup is damaged, incomplete, or its authorities don't belong together.
@@ -121,8 +128,11 @@ async def load(
     await connection.run_sync(upgrade, "head")
     records = await read_authorities(connection)
     check_authorities(records, find_kek(next((name_sealing_key(r.sealed_key) for r in records if r.sealed_key), "")))
+    lost = find_lost(former, await read_last(connection))
     voided = await _make_safe(database, connection, manifest, now=now)
-    return Loaded(trust_domain=manifest.trust_domain, taken=manifest.taken, counts=end.counts, voided_tokens=voided)
+    return Loaded(
+        trust_domain=manifest.trust_domain, taken=manifest.taken, counts=end.counts, voided_tokens=voided, lost=lost
+    )
 
 
 async def _fill(connection: AsyncConnection, tables: dict[str, Table], messages: Iterator[Message]) -> End:

@@ -20,6 +20,7 @@ from typing import Final
 from sqlalchemy import func, select, text
 
 from ca.authority.kek import KeyEncryptionKey
+from ca.backup import lost_acts
 from ca.backup.export import list_tables
 from ca.backup.loading import Loaded, load
 from ca.backup.sealing import Opened
@@ -51,7 +52,9 @@ async def restore_directory(
         database = await Database.make(draft)
         try:
             async with database.writing() as connection:
-                loaded = await load(database, connection, opened, find_kek=find_kek, now=now)
+                loaded = await load(
+                    database, connection, opened, find_kek=find_kek, now=now, former=lost_acts.read_file(path)
+                )
         finally:
             await database.close()
         _fold(draft / DATABASE_NAME)
@@ -78,15 +81,17 @@ async def restore_database(
     try:
         async with database.migrating() as connection:
             await database.take_turn(connection, MIGRATIONS)
+            former: list[lost_acts.Line] = []
             if revision := await connection.run_sync(read_revision):
                 if revision not in list_revisions():
                     raise ConflictError("this database was made by a newer version of Touchmark")
                 await check_unused(database, connection)
                 if not may_replace and await connection.scalar(select(func.count()).select_from(authorities)):
                     raise _refuse_to_replace(database.place)
+                former = await lost_acts.read_database(connection)
             for name in (*reversed([table.name for table in list_tables(with_left_out=True)]), "alembic_version"):
                 await connection.execute(text(f'DROP TABLE IF EXISTS "{name}"'))
-            return await load(database, connection, opened, find_kek=find_kek, now=now)
+            return await load(database, connection, opened, find_kek=find_kek, now=now, former=former)
     finally:
         await database.close()
 

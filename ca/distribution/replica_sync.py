@@ -15,6 +15,7 @@ from typing import Final
 import structlog
 
 from ca.authority.authorities import Authorities
+from ca.distribution.database_clock import DatabaseClock
 from ca.distribution.foreign_trust import ForeignTrust
 from ca.distribution.hub import Hub
 from ca.metrics import Metrics
@@ -46,6 +47,7 @@ class ReplicaSync:
         hub: Hub,
         foreign: ForeignTrust,
         on_decisions: Callable[[], None],
+        database_clock: DatabaseClock,
         metrics: Metrics,
         clock: Callable[[], float],
     ) -> None:
@@ -54,6 +56,7 @@ class ReplicaSync:
         self._hub = hub
         self._foreign = foreign
         self._on_decisions = on_decisions
+        self._database_clock = database_clock
         self._metrics = metrics
         self._clock = clock
         self._seen = _NOTHING
@@ -112,6 +115,7 @@ class ReplicaSync:
                 session.end(MOVED)
 
     async def _beat(self) -> None:
+        await self._database_clock.measure()
         closed = await self._store.replicas.beat(frozenset(session.instance for session in self._hub))
         if closed:
             _log.warning("replica_ended", streams=closed)

@@ -28,6 +28,8 @@ class Session:
         namespaces: whose states it gets, at most ``MAX_NAMESPACES``, each with the newest version queued for it.
         addresses: whose entries it watches; beyond ``MAX_ADDRESSES`` it gets every change (``watches_all``) instead of
             missing one, since a missed change could mean plaintext to a peer that has joined the mesh.
+        acknowledged: what it has installed and the store knows: versions by namespace; by an empty name the sequence of
+            the bundle. What is said again costs nothing.
         reports: requests for live connections that it hasn't answered.
         has_stopped: the sidecar closed the stream because it stops.
         is_read: False while the CA works on a message, and reads no further one.
@@ -45,6 +47,7 @@ class Session:
     namespaces: dict[str, int] = field(default_factory=dict)
     addresses: set[str] = field(default_factory=set)
     watches_all: bool = False
+    acknowledged: dict[str, int] = field(default_factory=dict)
     reports: dict[int, asyncio.Future[ConnectionsReport]] = field(default_factory=dict)
     has_stopped: bool = False
     is_read: bool = True

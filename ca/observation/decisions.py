@@ -2,12 +2,18 @@
 
 A sidecar speaks for itself alone: whatever a record says, the CA writes the instance, the namespace and the workload of
 the reporter's own end. What a record says of the other end is its reporter's word.
+
+A sidecar may fill its own share of the log: beyond it its records are counted in the edges, which have bounds of their
+own, and not kept one by one. Otherwise one that floods, or a program in its pod that is refused by the thousand, would
+have every other sidecar's decisions pruned within minutes.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
+import math
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -17,6 +23,7 @@ import msgspec
 import structlog
 from msgspec import UNSET
 
+from ca.allowance import Allowance, LineAllowance
 from ca.metrics import Metrics
 from ca.store.decision_log import encode_record
 from ca.store.edges.edge import Report
@@ -34,6 +41,11 @@ FOLLOW_PAGE: Final = 500
 FOLLOW_IDLE_S: Final = 15.0
 PRUNE_INTERVAL_S: Final = 60.0
 _KEPT_FREE_SHARE: Final = 0.1
+# Of one sidecar, from each replica. By its own rules one sends at most 50 allows and 50 refusals of strangers a second,
+# and the refusals of its own programs (``sidecar/connection/recording.py``).
+BURST: Final = 60_000
+PER_S: Final = 100.0
+_FLOOD_TOLD_S: Final = 60.0
 # Of one record. A sidecar starts another aggregate long before; a greater count of an older one is cut.
 _MAX_COUNT: Final = 1_000_000
 _MAX_TEXT_CHARACTERS: Final = 2048  # SPIFFE-ID, section 2.3: the longest of these texts.
@@ -57,6 +69,7 @@ class Decisions:
     Arguments:
         limits: what retention keeps.
         on_stored: told of each batch that is stored, once.
+        monotonic: seconds.
     """
 
     def __init__(
@@ -66,7 +79,12 @@ class Decisions:
         metrics: Metrics,
         limits: Retention,
         on_stored: Callable[[Sequence[DecisionRecord]], None] = lambda _: None,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._monotonic = monotonic
+        self._allowance = Allowance(BURST / PER_S, burst=BURST)
+        self._flood_told = -math.inf
+        self._lines = LineAllowance(monotonic)
         self._store = store
         self._metrics = metrics
         self._limits = limits
@@ -95,7 +113,9 @@ class Decisions:
         Raises:
             UnavailableError: the store failed; the sidecar keeps the batch and sends it again.
         """
-        possible, impossible = _separate(records, instance)
+        possible, impossible, fault = _separate(records)
+        if impossible and self._lines.take(instance):
+            _log.warning("decisions_impossible", instance=instance, count=len(impossible), message=fault)
         lost += sum(max(1, min(each.count, _MAX_COUNT)) for each in impossible)
         corrected, texts, changed = [], [], 0
         for record, text in possible:
@@ -104,10 +124,11 @@ class Decisions:
             texts.append(text if mine is record else encode_record(mine))
             changed += mine is not record
         self._metrics.decisions_corrected.inc(changed)
+        kept = len(corrected) if batch is None else self._take_allowance(instance, len(corrected))
 
         def note(last_id: int | None) -> None:
             if last_id is not None:  # Otherwise the acknowledgement was lost.
-                self._note_stored(last_id, corrected, lost)
+                self._note_stored(last_id, corrected[:kept], lost)
 
         if batch is not None:
             # As ``msgspec.json.encode((batch, lost, corrected))``, of which each record was written already.
@@ -120,11 +141,24 @@ class Decisions:
                 lost=lost,
                 is_first=batch == 1,
             )
-            await self._store.decisions.insert_batch(corrected, report, texts=texts, digest=digest, on_commit=note)
+            await self._store.decisions.insert_batch(
+                corrected, report, texts=texts[:kept], digest=digest, on_commit=note
+            )
         elif corrected:
             await self._store.decisions.insert(corrected, on_commit=note)
         else:
             note(0)
+
+    def _take_allowance(self, instance: str, count: int) -> int:
+        """Return how many of a sidecar's records are kept one by one."""
+        now = self._monotonic()
+        kept = self._allowance.take_some(instance, count, now=now)
+        if kept < count:
+            self._metrics.decisions_over_quota.inc(count - kept)
+            if now - self._flood_told >= _FLOOD_TOLD_S:
+                self._flood_told = now
+                _log.warning("decisions_over_quota", instance=instance, count=count - kept)
+        return kept
 
     def _note_stored(self, last_id: int, corrected: Sequence[DecisionRecord], lost: int) -> None:
         """Tell of what was committed, whether or not who sent it still waits."""
@@ -201,9 +235,9 @@ class Decisions:
 
 
 def _separate(
-    records: Sequence[DecisionRecord], instance: str
-) -> tuple[list[tuple[DecisionRecord, str]], list[DecisionRecord]]:
-    """Return the records that can be, each with its JSON, and those that can't."""
+    records: Sequence[DecisionRecord],
+) -> tuple[list[tuple[DecisionRecord, str]], list[DecisionRecord], str]:
+    """Return the records that can be, each with its JSON, and those that can't with what the first one says wrong."""
     possible: list[tuple[DecisionRecord, str]] = []
     impossible: list[DecisionRecord] = []
     fault = ""
@@ -215,9 +249,7 @@ def _separate(
             fault = fault or error.message
         else:
             possible.append((record, text))
-    if impossible:
-        _log.warning("decisions_impossible", instance=instance, count=len(impossible), message=fault)
-    return possible, impossible
+    return possible, impossible, fault
 
 
 def _check(record: DecisionRecord) -> str:

@@ -21,6 +21,7 @@ from ca.admission.policy_review import JudgePolicy
 from ca.authenticate.pod import PodAuthentication, Subject, check_alive, check_image
 from ca.authority.authorities import Authorities
 from ca.authority.published_roots import NotPublished, PublishedRoots
+from ca.distribution.database_clock import DatabaseClock
 from ca.distribution.hub import Hub
 from ca.evidence.former_images import FormerImages, note_images
 from ca.kubernetes.api.client import ClusterClient
@@ -248,6 +249,7 @@ async def open_cluster(
     *,
     store: Store,
     authorities: Authorities,
+    database_clock: DatabaseClock,
     metrics: Metrics,
     clock: Callable[[], float],
 ) -> AsyncIterator[Cluster]:
@@ -267,7 +269,14 @@ async def open_cluster(
         vouching = Vouching(store, namespaces, is_stale=has_new_labels)
         await vouching.load()
         store.namespaces.on_change(vouching.note_policy)
-        leading = Leading(client, namespace=configuration.namespace, store=store, metrics=metrics, clock=clock)
+        leading = Leading(
+            client,
+            namespace=configuration.namespace,
+            store=store,
+            metrics=metrics,
+            clock=clock,
+            may_lead=lambda: database_clock.is_near,
+        )
         names, images = list_ca_names(configuration), configuration.sidecar_images
         former = await find_former_images(configuration, store, now=clock())
         watches = make_directory_watches(

@@ -15,6 +15,7 @@ from ca.authority.authorities import Authorities
 from ca.authority.kek import KeyEncryptionKey
 from ca.authority.published_roots import NotPublished, PublishedRoots
 from ca.authority.server_certificate import ServerCertificate
+from ca.distribution.database_clock import DatabaseClock
 from ca.distribution.directory import Directory
 from ca.distribution.foreign_trust import ForeignTrust
 from ca.distribution.hub import Hub
@@ -52,6 +53,7 @@ class RunningCA:
         listen: ``host:port`` at which sidecars find it, with the real port.
         admin_listen: ``host:port`` of the admin API's loopback address; empty: there is none.
         clock: seconds since the epoch.
+        database_clock: how far it is from that of the database which several replicas share.
         started: likewise.
         directory: the data directory that it holds; None with a database.
     """
@@ -60,6 +62,7 @@ class RunningCA:
     listen: str
     admin_listen: str
     clock: Callable[[], float]
+    database_clock: DatabaseClock
     started: float
     directory: HeldDirectory | None
     metrics: Metrics
@@ -90,6 +93,7 @@ async def compose(
     cluster: Cluster | None,
     metrics: Metrics,
     clock: Callable[[], float],
+    database_clock: DatabaseClock,
 ) -> RunningCA:
     """Make the parts. Nothing runs yet.
 
@@ -103,7 +107,14 @@ async def compose(
     now = clock()
     view: ClusterView = cluster if cluster is not None else NoCluster()
     published = cluster.published if cluster is not None else NotPublished()
-    rotation = _make_rotation(configuration, store, authorities, view, published=published, clock=clock)
+    rotation = _make_rotation(
+        configuration,
+        store,
+        authorities,
+        is_leader=lambda: view.is_leader and database_clock.is_near,
+        published=published,
+        clock=clock,
+    )
     await rotation.replace_ended(now)  # Else nothing could sign the server's own certificate.
     server_certificate = ServerCertificate(
         authorities,
@@ -123,6 +134,7 @@ async def compose(
         listen=listeners.listen,
         admin_listen=listeners.admin_listen,
         clock=clock,
+        database_clock=database_clock,
         started=now,
         directory=directory,
         metrics=metrics,
@@ -166,8 +178,8 @@ def _make_rotation(
     configuration: Configuration,
     store: Store,
     authorities: Authorities,
-    cluster: ClusterView,
     *,
+    is_leader: Callable[[], bool],
     published: PublishedRoots,
     clock: Callable[[], float],
 ) -> Rotation:
@@ -182,6 +194,6 @@ def _make_rotation(
         authorities,
         activation=activation,
         retirement=RetirementGate(store, activation=activation),
-        is_leader=lambda: cluster.is_leader,
+        is_leader=is_leader,
         clock=clock,
     )

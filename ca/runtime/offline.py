@@ -51,6 +51,7 @@ from shared.model.wire.backup import BackupHeader, derive_secret, parse_secret
 from shared.runtime.paths import default_data_dir, default_kek_file
 from shared.runtime.settings import Setting, make_parser, read_environment, read_options
 
+_MAX_TOLD: Final = 50
 _WHERE: Final = tuple(each for each in SETTINGS if each.name in ("data_dir", "kek_file", "database"))
 RESTORE_SETTINGS: Final = (
     *_WHERE,
@@ -138,7 +139,9 @@ def run_restore(arguments: Sequence[str]) -> None:
         kept = target.data_dir / KEPT
         told = {"trust_domain": loaded.trust_domain, "taken": loaded.taken, "rows": loaded.counts}
         has_kept = not target.database and kept.exists()
-        print(json.dumps({**told, "voided_tokens": loaded.voided_tokens, "kept": str(kept) if has_kept else None}))
+        lost = [{"time": each.time, "act": each.act, "subject": each.subject} for each in loaded.lost]
+        told |= {"voided_tokens": loaded.voided_tokens, "lost_acts": lost}
+        print(json.dumps({**told, "kept": str(kept) if has_kept else None}))
     else:
         _tell_restored(loaded, target, is_check=bool(options.get("check")))
 
@@ -272,8 +275,17 @@ def _read_text(path: Path) -> str:
         raise InputError(f"{path} can't be read: {error}") from error
 
 
+def _write_time(moment: float) -> str:
+    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+
+
+def _show(text: str) -> str:
+    """Return a text of the store that was there as a terminal may have it."""
+    return text if text.isprintable() else repr(text)
+
+
 def _tell_restored(loaded: Loaded, place: Place, *, is_check: bool) -> None:
-    taken = datetime.fromtimestamp(loaded.taken, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+    taken = _write_time(loaded.taken)
     rows = ", ".join(f"{count} {name}" for name, count in sorted(loaded.counts.items()) if count)
     what = f"the CA of {loaded.trust_domain} as it was at {taken}: {rows}"
     if is_check:
@@ -281,7 +293,14 @@ def _tell_restored(loaded: Loaded, place: Place, *, is_check: bool) -> None:
         return
     print(f"restored {what}")
     print(f"open join tokens are void, since one may have been used after that: {loaded.voided_tokens}")
-    print("repeat what was done after that: taints, evictions, policies, withdrawn approvals, rotations")
+    if loaded.lost:
+        print("what was done after that in the store that was there is undone; repeat what still counts:")
+        for each in loaded.lost[-_MAX_TOLD:]:
+            print(f"  {_write_time(each.time)}  {_show(each.act)}  {_show(each.subject)}")
+        if len(loaded.lost) > _MAX_TOLD:
+            print(f"  and {len(loaded.lost) - _MAX_TOLD} before these")
+    else:
+        print("repeat what was done after that: taints, evictions, policies, withdrawn approvals, rotations")
     kept = place.data_dir / KEPT
     if not place.database and kept.exists():
         print(f"what was there is kept as {kept}: delete it when all is well")

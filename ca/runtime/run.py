@@ -18,6 +18,7 @@ import structlog
 
 from ca.authority.authorities import Authorities
 from ca.authority.kek import ENVIRONMENT_VARIABLE, KeyEncryptionKey, load_key_encryption_key, name_sealing_key
+from ca.distribution.database_clock import DatabaseClock
 from ca.distribution.replica_sync import ReplicaSync
 from ca.listening import SHUTDOWN_S
 from ca.metrics import Metrics
@@ -57,16 +58,23 @@ async def run_ca(configuration: Configuration, *, clock: Callable[[], float] = t
                 wait_for_data_directory(configuration.data_dir, wait_s=configuration.lock_wait_s)
             )
         listeners = stack.enter_context(bind_listeners(configuration))
-        store = await _open_store(stack, configuration)
-        kek = await _load_key(configuration, store)
         metrics = Metrics()
+        store, database_clock = await _open_store(stack, configuration, metrics, clock)
+        kek = await _load_key(configuration, store)
         authorities = await Authorities.open(store, kek, now=clock())
         cluster = None
         if configuration.kubernetes:
             from ca.runtime.cluster import open_cluster
 
             cluster = await stack.enter_async_context(
-                open_cluster(configuration, store=store, authorities=authorities, metrics=metrics, clock=clock)
+                open_cluster(
+                    configuration,
+                    store=store,
+                    authorities=authorities,
+                    database_clock=database_clock,
+                    metrics=metrics,
+                    clock=clock,
+                )
             )
         ca = await compose(
             configuration,
@@ -78,6 +86,7 @@ async def run_ca(configuration: Configuration, *, clock: Callable[[], float] = t
             cluster=cluster,
             metrics=metrics,
             clock=clock,
+            database_clock=database_clock,
         )
         tasks = Tasks(_note_failure)
         stack.push_async_callback(tasks.close, timeout_s=SHUTDOWN_S)
@@ -87,17 +96,21 @@ async def run_ca(configuration: Configuration, *, clock: Callable[[], float] = t
         yield ca
 
 
-async def _open_store(stack: contextlib.AsyncExitStack, configuration: Configuration) -> Store:
+async def _open_store(
+    stack: contextlib.AsyncExitStack, configuration: Configuration, metrics: Metrics, clock: Callable[[], float]
+) -> tuple[Store, DatabaseClock]:
     store = await Store.open(
         configuration.database or configuration.data_dir,
         trust_domain=configuration.trust_domain,
         replica=_name_replica() if configuration.database else "",
     )
     stack.push_async_callback(store.close)
+    database_clock = DatabaseClock(store, metrics=metrics, clock=clock)
     if configuration.database:
+        await database_clock.check()  # Before anything is made or ended by this replica's clock.
         stack.push_async_callback(_leave, store)
     await store.sidecars.disconnect_all()
-    return store
+    return store, database_clock
 
 
 async def _start(stack: contextlib.AsyncExitStack, ca: RunningCA, cluster: Cluster | None, tasks: Tasks) -> None:
@@ -110,6 +123,10 @@ async def _start(stack: contextlib.AsyncExitStack, ca: RunningCA, cluster: Clust
         clock=ca.clock,
     )
     publishing.start(tasks)
+
+    def is_leader() -> bool:
+        return ca.cluster.is_leader and ca.database_clock.is_near
+
     upkeep = Upkeep(
         store=ca.store,
         authorities=ca.authorities,
@@ -120,12 +137,12 @@ async def _start(stack: contextlib.AsyncExitStack, ca: RunningCA, cluster: Clust
         edges=EdgeRetention(
             ca.store, max_age_s=ca.configuration.edges_max_age_s, max_bytes=ca.configuration.edges_max_bytes
         ),
-        is_leader=lambda: ca.cluster.is_leader,
+        is_leader=is_leader,
         laggards=Laggards(
             rotation=ca.rotation,
             hub=ca.hub,
             metrics=ca.metrics,
-            is_leader=lambda: ca.cluster.is_leader,
+            is_leader=is_leader,
             clock=ca.clock,
             tell_pod=ca.cluster.tell_pod,
         ),
@@ -146,6 +163,7 @@ async def _start(stack: contextlib.AsyncExitStack, ca: RunningCA, cluster: Clust
             hub=ca.hub,
             foreign=ca.foreign,
             on_decisions=ca.decisions.note_arrival,
+            database_clock=ca.database_clock,
             metrics=ca.metrics,
             clock=ca.clock,
         )

@@ -51,6 +51,9 @@ KEEPALIVE_S: Final = 30.0
 # Of a request at the stream port, where none has a body. The server would take a megabyte of headers of each connection
 # that hasn't joined, and needs two for it; a sidecar's request has some hundred bytes.
 MAX_HEAD_BYTES: Final = 8_192
+# From its request on until it has joined: a stranger's first message. Those of a joined sidecar may be 8 MiB, of which
+# few strangers would fill the memory that a CA has.
+MAX_FIRST_MESSAGE_BYTES: Final = 65_536
 # Of each of its two doors. At the limit the oldest that asks nothing makes room.
 MAX_ADMIN_CONNECTIONS: Final = 256
 # Of one authenticated caller at one of them.
@@ -133,6 +136,8 @@ async def _serve_sidecars(
         count_places(find_memory_limit()),
         note_closed=ca.metrics.streams_refused.labels(code="displaced").inc,
         max_head_bytes=MAX_HEAD_BYTES,
+        max_bytes=MAX_FIRST_MESSAGE_BYTES,
+        note_flood=ca.metrics.streams_refused.labels(code="too_large").inc,
     )
     stream = StreamEndpoint(
         joining=joining,
@@ -183,6 +188,7 @@ async def _serve_admin(
             authorities=ca.authorities,
             rotation=ca.rotation,
             server_certificate=ca.server_certificate,
+            database_clock=ca.database_clock,
             clock=clock,
         ),
         SidecarsAdmin(

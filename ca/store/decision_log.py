@@ -77,7 +77,8 @@ class DecisionLog:
 
         Arguments:
             report: whose records they are.
-            texts: each record as JSON, which its reader had to write anyway.
+            texts: records as JSON, which their reader had to write anyway. Where there are fewer than records, the
+                further ones only count in the edges.
             digest: of the batch's content and number.
 
         Raises:
@@ -110,8 +111,7 @@ class DecisionLog:
         if records or (report is not None and report.lost):
             # IDs become visible in their order: who follows the log by ID would miss one that commits late.
             await self._database.take_turn(connection, DECISIONS)
-        if records:
-            rows = [_list_values(record, text) for record, text in zip(records, texts, strict=True)]
+        if rows := [_list_values(record, text) for record, text in zip(records, texts, strict=False)]:
             await connection.exec_driver_sql(_INSERT if self._database.is_sqlite else _INSERT_IN_POSTGRESQL, rows)
         now = self._clock()
         if report is not None:

@@ -94,7 +94,10 @@ class Namespaces:
         async with self._database.reading() as connection:
             state = await _read_state(connection, namespace)
         # A change that committed during the reading must not be hidden by what was read before it.
-        if self._database.is_sqlite and changes == self._changes and len(self._states) < MAX_NAMESPACES:
+        if self._database.is_sqlite and changes == self._changes:
+            if len(self._states) >= MAX_NAMESPACES:
+                # Else a sidecar that asks for names which nobody has would keep the others' states from being kept.
+                del self._states[next(iter(self._states))]
             self._states[namespace] = state
         return state
 

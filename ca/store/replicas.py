@@ -5,7 +5,7 @@ Belongs here: the cheap questions. Doesn't: what a replica does with the answers
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Final
 
@@ -106,6 +106,14 @@ class Replicas:
                     update(sidecars).where(sidecars.c.instance == instance, is_noted).values(connected=False)
                 )
             return closed.rowcount
+
+    async def measure_offset(self, *, clock: Callable[[], float]) -> float:
+        """Return by how many seconds a clock is ahead of the database's; 0 where the time of asking explains it."""
+        async with self._database.reading() as connection:
+            began = clock()
+            theirs = await self._database.read_clock(connection)
+            ended = clock()
+        return max(0.0, began - theirs) + min(0.0, ended - theirs)
 
     async def leave(self) -> None:
         """Take this replica's sign of life back, and note that its streams are closed."""

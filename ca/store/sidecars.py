@@ -56,6 +56,11 @@ _ADDRESSES: Final = Prepared(
 _INSTALLED: Final = Prepared(
     select(installed_namespaces).where(installed_namespaces.c.instance == bindparam("instance"))
 )
+_COUNT_INSTALLED: Final = Prepared(
+    select(func.count())
+    .select_from(installed_namespaces)
+    .where(installed_namespaces.c.instance == bindparam("instance"))
+)
 _EVICTED: Final = Prepared(
     select(evicted_sidecars.c.evicted).where(evicted_sidecars.c.instance == bindparam("instance"))
 )
@@ -336,11 +341,19 @@ class Sidecars:
             lambda connection: _INSTALL.on(connection, instance=instance, namespace=namespace, version=version)
         )
 
-    async def mark_subscribed(self, instance: str, namespace: str) -> None:
-        """Note that the sidecar uses a namespace's state from now on: it is waited for, whichever replica asks."""
-        await self._database.write(
-            lambda connection: _SUBSCRIBE.on(connection, instance=instance, namespace=namespace, version=0)
-        )
+    async def mark_subscribed(self, instance: str, namespace: str, *, at_most: int) -> None:
+        """Note that the sidecar uses a namespace's state from now on: it is waited for, whichever replica asks.
+
+        Raises:
+            RefusedError: it does so with as many already, on earlier streams too: it has named others on each.
+        """
+
+        async def mark(connection: AsyncConnection) -> None:
+            await _SUBSCRIBE.on(connection, instance=instance, namespace=namespace, version=0)
+            if int((await _COUNT_INSTALLED.on(connection, instance=instance)).scalar() or 0) > at_most:
+                raise RefusedError(f"a sidecar subscribes to at most {at_most} namespaces")
+
+        await self._database.write(mark)
 
     async def get(self, instance: str) -> SidecarRecord | None:
         """Return one sidecar."""

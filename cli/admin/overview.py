@@ -123,6 +123,7 @@ def examine(observed: Observation, *, own_version: str) -> list[Finding]:
         _examine_renewals(observed),
         _examine_rotation(observed),
         *examine_disk(observed.ca),
+        *examine_database_clock(observed.ca),
     ]
     return findings + (_examine_cluster(observed.cluster, observed.ca.now) if observed.cluster else [])
 
@@ -291,6 +292,11 @@ def examine_disk(ca: CAStatus) -> list[Finding]:
             else "make room there; `--decisions-max-bytes` and `--edges-max-bytes` of the CA bound it",
         )
     ]
+
+
+def examine_database_clock(ca: CAStatus) -> list[Finding]:
+    """Return whether the CA's clock is that of its database; nothing where the database is a file."""
+    return [] if ca.clock_offset_s is None else [examine_skew("the CA", "its database", -ca.clock_offset_s)]
 
 
 def _is_ending(authority: AuthorityView, now: float) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ca import allowance
-from ca.allowance import BURST, Allowance, AllowanceUsedError
+from ca.allowance import BURST, Allowance, AllowanceUsedError, LineAllowance
 from shared.model.policy.reasons import Reason
 from tests.ca.founded import NOW, join, make_csr, opened
 
@@ -54,3 +54,19 @@ async def test_what_is_asked_for_beyond_it_is_neither_signed_nor_entered(
         with pytest.raises(AllowanceUsedError):
             await core.issuance.issue_sidecar(grant, make_csr(), NOW)
         assert len(await core.store.ledger.list_lines()) == 2
+
+
+def test_the_log_lines_that_a_sidecar_causes_are_bounded_each_for_itself() -> None:
+    """Each refused request was a line: two megabytes within seconds."""
+    now = 1000.0
+    lines = LineAllowance(lambda: now)
+    assert [lines.take("evil") for _ in range(61)] == [True] * 60 + [False]
+    assert lines.take("good")
+    now += 2.0
+    assert [lines.take("evil") for _ in range(3)] == [True, True, False]
+
+
+def test_of_what_is_wanted_as_many_are_taken_as_are_left() -> None:
+    counted = Allowance(100.0, burst=10)
+    assert [counted.take_some("a", 6, now=NOW), counted.take_some("a", 6, now=NOW)] == [6, 4]
+    assert counted.take_some("a", 6, now=NOW + 35) == 3

@@ -8,14 +8,21 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
+from websockets.exceptions import ConnectionClosed
 
 from ca import listening
 from ca.connections import ConnectionRoom
 from ca.listening import bind, serve_tls
 from ca.runtime import serve
 from shared.model.errors import InputError, UnavailableError
-from shared.model.wire.messages import DirectoryEntry, Lookup
+from shared.model.wire.messages import ConnectionsReport, DirectoryEntry, LiveConnection, Lookup, encode_message
 from tests.ca.running import FakeSidecar, make_client_context, running_ca
+
+LIVE = LiveConnection(
+    connection="c", tunnel="t", direction="egress", source="198.18.0.2:1", destination="198.18.0.3:2",
+    source_workload="shop/web", destination_workload="shop/db", source_program="", destination_program="",
+    transport="tunnel", would_deny=False, reason="allow_rule", since=0.0, bytes_sent=0, bytes_received=0,
+)  # fmt: skip
 
 
 async def test_a_peer_that_never_finishes_its_handshake_or_says_nothing_is_ended(
@@ -107,6 +114,25 @@ async def test_a_head_that_is_too_long_ends_its_connection_and_many_short_ones_d
                 length = next(line for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:"))
                 await reader.readexactly(int(length.partition(b":")[2]))
         writer.transport.abort()
+
+
+async def test_a_first_message_that_is_too_large_ends_its_connection_and_a_joined_sidecar_may_send_more(
+    tmp_path: Path,
+) -> None:
+    """A stranger may open as many streams as there are places: with 8 MiB each they would take all memory."""
+    async with running_ca(tmp_path) as services:
+        async with FakeSidecar(services) as stranger:
+            with pytest.raises(ConnectionClosed):  # Before the message is over: it would be answered otherwise.
+                for _ in range(1_000):
+                    await stranger.stream.send([b"x" * 10_000, b"x" * (serve.MAX_FIRST_MESSAGE_BYTES)])
+        text = services.metrics.render().decode()
+        assert 'touchmark_ca_streams_refused_total{code="too_large"} 1.0' in text
+        async with FakeSidecar(services) as sidecar:
+            await sidecar.enrol("a")
+            report = ConnectionsReport(request=7, connections=(LIVE,) * 1_000)
+            assert len(encode_message(report)) > 2 * serve.MAX_FIRST_MESSAGE_BYTES
+            await sidecar.send(report, Lookup(address="198.18.0.2"))
+            await sidecar.expect(DirectoryEntry)
 
 
 @pytest.mark.parametrize(("count", "bytes_each"), [(60, 10), (2, 4_000)])

@@ -11,6 +11,7 @@ from cryptography import x509
 from ca.api.admin.answers import answer, check_query, read_body, read_number, read_time
 from ca.authority.authorities import Authorities
 from ca.authority.server_certificate import ServerCertificate
+from ca.distribution.database_clock import DatabaseClock
 from ca.rotation.rotation import Rotation
 from ca.settings.configuration import Configuration
 from ca.store.records import FINISHED_STEPS, RotationStep
@@ -51,6 +52,7 @@ class AuthoritiesAdmin:
         authorities: Authorities,
         rotation: Rotation,
         server_certificate: ServerCertificate,
+        database_clock: DatabaseClock,
         clock: Callable[[], float],
     ) -> None:
         self._about = about
@@ -58,6 +60,7 @@ class AuthoritiesAdmin:
         self._authorities = authorities
         self._rotation = rotation
         self._server_certificate = server_certificate
+        self._database_clock = database_clock
         self._clock = clock
 
     def routes(self) -> list[web.RouteDef]:
@@ -195,4 +198,5 @@ class AuthoritiesAdmin:
             leaf_lifetime_s=configuration.leaf_lifetime_s,
             disk_free_bytes=None if space is None else space.free,
             is_disk_full=self._store.database.is_disk_full,
+            clock_offset_s=self._database_clock.offset_s,
         )

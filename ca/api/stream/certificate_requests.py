@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import structlog
 
+from ca.allowance import LineAllowance
 from ca.distribution.session import Session
 from ca.evidence.process import check_process
 from ca.issuance import Issuance, IssuedChain
@@ -40,6 +41,7 @@ class CertificateRequests:
         tracer: Tracer,
         clock: Callable[[], float],
     ) -> None:
+        self._lines = LineAllowance()
         self._store = store
         self._issuance = issuance
         self._cluster = cluster
@@ -60,7 +62,8 @@ class CertificateRequests:
         except TouchmarkError as error:
             reason = str(Reason.CA_UNAVAILABLE if isinstance(error, UnavailableError) else error.reason)
             self._metrics.issue_refused.labels(reason=reason).inc()
-            _log.info("certificate_refused", instance=session.instance, reason=reason, message=error.message)
+            if self._lines.take(session.instance):
+                _log.info("certificate_refused", instance=session.instance, reason=reason, message=error.message)
             return CertificateRefused(request=request.request, reason=reason, message=error.message)
         self._metrics.issued.labels(kind=issued.record.identity.kind.value).inc()
         self._metrics.issue_seconds.observe(time.perf_counter() - begin)

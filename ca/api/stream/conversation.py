@@ -26,6 +26,9 @@ SEND_DEADLINE_S: Final = 20.0
 CLOSE_DEADLINE_S: Final = 3.0
 # Of one stream at once; a sidecar with more to ask waits, and its socket with it.
 MAX_REQUESTS_IN_WORK: Final = 64
+# After so many messages the other streams have their turn: those that have arrived are there without waiting, thousands
+# of small ones in one piece, and a sidecar that sends nothing else would have the event loop for itself.
+_TURN: Final = 8
 
 _log = structlog.get_logger("touchmark.ca")
 
@@ -111,8 +114,12 @@ class Conversation:
             self._is_over.set_result(None)
 
     async def _read(self) -> None:
+        taken = 0
         while (message := await receive(self._websocket)) is not None:
             self._session.is_read = False
+            taken += 1
+            if taken % _TURN == 0:
+                await asyncio.sleep(0)
             if not isinstance(message, CertificateRequest):
                 await self._messages.answer(self._session, message)
                 del message  # Else it is held until another one comes, which may be hours.
@@ -181,7 +188,10 @@ async def receive(websocket: web.WebSocketResponse) -> FromSidecar | None:
     Raises:
         ProtocolError: it isn't a message of ours.
     """
-    frame = await websocket.receive()
+    while (frame := await websocket.receive()).type in (WSMsgType.PING, WSMsgType.PONG):
+        if frame.type is WSMsgType.PING:
+            await websocket.pong(frame.data)
+        await asyncio.sleep(0)  # As between messages: the library would answer 40,000 in one go.
     if frame.type in (WSMsgType.CLOSE, WSMsgType.CLOSING, WSMsgType.CLOSED):
         return None
     if frame.type is WSMsgType.ERROR:

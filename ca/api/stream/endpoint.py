@@ -108,6 +108,7 @@ class StreamEndpoint:
             timeout=CLOSE_DEADLINE_S,
             max_msg_size=MAX_MESSAGE_BYTES,
             compress=False,
+            autoping=False,  # ``receive`` answers.
         )
         if not websocket.can_prepare(request):
             return web.Response(status=426, text="a WebSocket, please\n", headers={"Upgrade": "websocket"})

@@ -10,10 +10,11 @@ from typing import Final
 
 import structlog
 
+from ca.allowance import LineAllowance
 from ca.authority.authorities import Authorities
 from ca.distribution.hub import Hub
 from ca.distribution.live_connections import Survey
-from ca.distribution.session import Session
+from ca.distribution.session import MAX_NAMESPACES, Session
 from ca.kubernetes.view import ClusterView
 from ca.metrics import Metrics
 from ca.observation.decisions import Decisions as DecisionLog
@@ -36,6 +37,7 @@ from shared.model.wire.messages import (
 )
 from shared.model.wire.registration import normalise_address
 
+_BUNDLE: Final = ""  # Among what was acknowledged; no namespace is called so.
 _MAX_LOST: Final = 10**12
 _log = structlog.get_logger("touchmark.ca")
 
@@ -56,6 +58,7 @@ class SidecarMessages:
         cluster: ClusterView,
         metrics: Metrics,
     ) -> None:
+        self._lines = LineAllowance()
         self._store = store
         self._authorities = authorities
         self._rotation = rotation
@@ -80,16 +83,13 @@ class SidecarMessages:
             case BundleInstalled(sequence=sequence):
                 if not 0 < sequence <= self._authorities.bundle().sequence:
                     raise ProtocolError("a bundle was acknowledged that was never sent")
-                await self._store.sidecars.mark_bundle_installed(session.instance, sequence)
-                self._rotation.poke()
+                await self._take_bundle_installed(session, sequence)
             case NamespaceInstalled(namespace=namespace, version=version):
                 if not 0 <= version <= session.namespaces.get(namespace, -1):
                     raise ProtocolError("a namespace's version was acknowledged that was never sent")
-                await self._store.sidecars.mark_namespace_installed(session.instance, namespace, version)
+                await self._take_namespace_installed(session, namespace, version)
             case Subscribe(namespace=namespace):
-                self._hub.subscribe(session, check_namespace(namespace))
-                await self._store.sidecars.mark_subscribed(session.instance, namespace)
-                self._hub.send_state(session, await self._store.namespaces.get_state(namespace))
+                await self._subscribe(session, check_namespace(namespace))
             case Lookup(address=address):
                 normal = normalise_address(address)
                 if normal != address:
@@ -101,6 +101,26 @@ class SidecarMessages:
                 self._take_program(session, message)
             case _:
                 raise ProtocolError("the stream is authenticated already")
+
+    async def _take_bundle_installed(self, session: Session, sequence: int) -> None:
+        # A transaction and a look at all sidecars follow: nobody has them repeated by saying the same again.
+        if sequence > session.acknowledged.get(_BUNDLE, 0):
+            await self._store.sidecars.mark_bundle_installed(session.instance, sequence)
+            session.acknowledged[_BUNDLE] = sequence
+            self._rotation.poke()
+
+    async def _take_namespace_installed(self, session: Session, namespace: str, version: int) -> None:
+        if version > session.acknowledged.get(namespace, -1):
+            await self._store.sidecars.mark_namespace_installed(session.instance, namespace, version)
+            session.acknowledged[namespace] = version
+
+    async def _subscribe(self, session: Session, namespace: str) -> None:
+        if namespace in session.namespaces and namespace in session.acknowledged:
+            return  # It gets each later state already.
+        self._hub.subscribe(session, namespace)
+        await self._store.sidecars.mark_subscribed(session.instance, namespace, at_most=MAX_NAMESPACES)
+        session.acknowledged.setdefault(namespace, 0)
+        self._hub.send_state(session, await self._store.namespaces.get_state(namespace))
 
     def _take_program(self, session: Session, message: ProgramSeen) -> None:
         def find_image() -> str:
@@ -117,7 +137,8 @@ class SidecarMessages:
         except ProtocolError as error:
             # A program has a part in what is said of it: it mustn't end its sidecar's stream.
             self._metrics.failures.labels(where="programs_seen").inc()
-            _log.warning("program_seen_impossible", instance=session.instance, message=error.message)
+            if self._lines.take(session.instance):
+                _log.warning("program_seen_impossible", instance=session.instance, message=error.message)
 
     async def _take_decisions(self, session: Session, message: Decisions) -> None:
         if len(message.records) > MAX_DECISIONS_PER_MESSAGE or not 0 <= message.lost <= _MAX_LOST:
@@ -133,6 +154,7 @@ class SidecarMessages:
         except UnavailableError as error:
             # No acknowledgement: the sidecar keeps the batch and sends it again.
             self._metrics.failures.labels(where="decisions").inc()
-            _log.warning("decisions_not_stored", instance=session.instance, message=error.message)
+            if self._lines.take(session.instance):
+                _log.warning("decisions_not_stored", instance=session.instance, message=error.message)
             return
         session.send(DecisionsStored(batch=message.batch))

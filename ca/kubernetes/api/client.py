@@ -39,8 +39,9 @@ from shared.runtime.open_sockets import OpenSockets
 
 CALL_DEADLINE_S: Final = 15.0
 CLOSE_DEADLINE_S: Final = 5.0
-# A page of 250 large pods is about 5 MB; the API server's own limit of one object is 1.5 MiB (etcd's).
-MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024
+# A page of 250 large pods is about 5 MB; the API server's own limit of one object is 1.5 MiB (etcd's). Whoever may make
+# objects of a kind that is listed chooses how large they are: then pages hold fewer (``watch.py``).
+MAX_ANSWER_BYTES: Final = 16 * 1024 * 1024
 MAX_LINE_BYTES: Final = 8 * 1024 * 1024
 MAX_CONNECTIONS: Final = 64
 _MAX_MESSAGE_CHARACTERS: Final = 400
@@ -54,6 +55,10 @@ class ExpiredError(ConflictError):
     """The API server no longer has this resource version or page (410 Gone): list again."""
 
     code = "expired"
+
+
+class AnswerTooLargeError(UnavailableError):
+    """The API server's answer is larger than ``MAX_ANSWER_BYTES``: ask for less."""
 
 
 class _Transport(RESTClientObject):
@@ -179,7 +184,7 @@ class ClusterClient:
             async with asyncio.timeout(deadline_s):
                 response = await self._send(method, path, query, body, content_type, aiohttp.ClientTimeout(deadline_s))
                 try:
-                    answer = await response.content.read(MAX_ANSWER_BYTES + 1)
+                    answer = bytearray(await response.content.read(MAX_ANSWER_BYTES + 1))
                     while not response.content.at_eof() and len(answer) <= MAX_ANSWER_BYTES:
                         answer += await response.content.read(MAX_ANSWER_BYTES + 1 - len(answer))
                 finally:
@@ -188,9 +193,10 @@ class ClusterClient:
                     else:
                         response.close()
         if len(answer) > MAX_ANSWER_BYTES:
-            raise UnavailableError(f"the API server's answer to {method} {path} is larger than {MAX_ANSWER_BYTES}")
-        _check_status(response.status, answer, f"{method} {path}")
-        return answer
+            raise AnswerTooLargeError(f"the API server's answer to {method} {path} is larger than {MAX_ANSWER_BYTES}")
+        whole = bytes(answer)
+        _check_status(response.status, whole, f"{method} {path}")
+        return whole
 
     @contextlib.asynccontextmanager
     async def follow(

@@ -69,6 +69,7 @@ class Leadership:
     Arguments:
         identity: of this process, unlike any other's, also of the same pod's process before it.
         monotonic: a clock that only this process reads.
+        may_lead: asked before it takes the Lease, and while it has it: it gives it back when it mustn't lead.
     """
 
     def __init__(
@@ -79,7 +80,9 @@ class Leadership:
         namespace: str = SYSTEM_NAMESPACE,
         name: str = LEASE,
         monotonic: Callable[[], float] = time.monotonic,
+        may_lead: Callable[[], bool] = lambda: True,
     ) -> None:
+        self._may_lead = may_lead
         self.identity = identity or f"{socket.gethostname()[:63]}_{secrets.token_hex(8)}"
         self.holder = ""
         self._client = client
@@ -101,7 +104,7 @@ class Leadership:
         """Stand for election until cancelled; run ``work`` while this replica leads, and cancel it when it doesn't."""
         try:
             while True:
-                if await self._try_to_take():
+                if self._may_lead() and await self._try_to_take():
                     _log.info("leading", identity=self.identity)
                     await self._lead(work)
                     _log.info("not_leading", identity=self.identity)
@@ -113,7 +116,7 @@ class Leadership:
     async def _lead(self, work: Callable[[], Awaitable[None]]) -> None:
         worker = asyncio.ensure_future(work())
         try:
-            while not worker.done() and self.is_leader:
+            while not worker.done() and self.is_leader and self._may_lead():
                 await asyncio.wait([worker], timeout=min(RETRY_S, self._held_until - self._monotonic()))
                 if not worker.done() and self.is_leader:
                     await self._renew()

@@ -17,7 +17,7 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 import msgspec
 import structlog
 
-from ca.kubernetes.api.client import ClusterClient, ExpiredError, make_error
+from ca.kubernetes.api.client import AnswerTooLargeError, ClusterClient, ExpiredError, make_error
 from ca.metrics import Metrics
 from shared.model.errors import TouchmarkError
 from shared.model.wire.admin import WatchView
@@ -191,9 +191,18 @@ class Watch(Generic[_RawT, _T]):
     async def _list(self) -> None:
         values: list[_T] = []
         more = ""
+        size = PAGE
         while True:
-            query = {**self._query, "limit": str(PAGE), **({"continue": more} if more else {})}
-            answer = await self._client.ask("GET", self._path, query=query, deadline_s=LIST_DEADLINE_S)
+            query = {**self._query, "limit": str(size), **({"continue": more} if more else {})}
+            try:
+                answer = await self._client.ask("GET", self._path, query=query, deadline_s=LIST_DEADLINE_S)
+            except AnswerTooLargeError:
+                if size == 1:
+                    raise
+                # Somebody has made many that are huge. The list must come to its end all the same: else one
+                # namespace's user would keep everybody's objects from being read.
+                size = max(1, size // 4)
+                continue
             page = self._read(_page, answer)
             values.extend(value for raw in page.items or () if (value := self._read_object(raw)) is not None)
             more = page.metadata.more

@@ -53,8 +53,9 @@ class Leading:
         metrics: Metrics,
         clock: Callable[[], float],
         namespace: str = SYSTEM_NAMESPACE,
+        may_lead: Callable[[], bool] = lambda: True,
     ) -> None:
-        self.leadership = Leadership(client, namespace=namespace)
+        self.leadership = Leadership(client, namespace=namespace, may_lead=may_lead)
         self.index = ObjectIndex()
         self.watches: tuple[Watch[RawObject, WatchedObject], ...] = tuple(
             Watch(

@@ -342,23 +342,32 @@ class ObjectWriter:
         await self.write_changes()
 
     async def write_changes(self) -> None:
-        """Bring the store in line with what has changed.
+        """Bring the store in line with what has changed, also meanwhile; namespaces take turns.
+
+        Whoever may edit one namespace can change thousands of objects at once, and each takes a transaction.
 
         Raises:
             UnavailableError: the store fails; what wasn't written will be looked at again.
         """
-        changed = self._index.take_changes()
-        for position, key in enumerate(changed):
-            if not self._may_write():
-                self._index.mark(*changed[position:])
-                return
-            try:
+        waiting: dict[str, dict[Key, None]] = {}  # By namespace, in the order of their turns.
+        try:
+            while self._take_in(waiting) and self._may_write():
+                namespace = next(iter(waiting))
+                keys = waiting[namespace]
+                key = next(iter(keys))
                 await self._write(key)
-            except BaseException:
-                self._index.mark(*changed[position:])
-                raise
-        if changed:
-            self._on_outcome()
+                self._on_outcome()
+                del keys[key], waiting[namespace]
+                if keys:
+                    waiting[namespace] = keys
+        finally:
+            if left := [key for keys in waiting.values() for key in keys]:
+                self._index.mark(*left)
+
+    def _take_in(self, waiting: dict[str, dict[Key, None]]) -> bool:
+        for key in self._index.take_changes():
+            waiting.setdefault(key[1], {})[key] = None
+        return bool(waiting)
 
     async def _write(self, key: Key) -> None:
         value = self._index.get(key)

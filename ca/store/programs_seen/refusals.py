@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from sqlalchemy import Row, delete, func, select
+from sqlalchemy import Row, and_, delete, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ca.store.audit.audit_log import append_audit
@@ -23,6 +23,7 @@ from shared.model.identity.program import Program, parse_program
 
 MAX_PER_NAMESPACE: Final = 10_000
 MAX_AT_ONCE: Final = 256
+_MANY: Final = 500
 _AUDIT_REFUSE: Final = "program.refuse"
 _AUDIT_TAKE_BACK: Final = "program.refusal.delete"
 
@@ -92,19 +93,22 @@ class Refusals:
 async def forget_refusals(
     connection: AsyncConnection, workload: Workload, programs: Iterable[Program]
 ) -> tuple[Program, ...]:
-    """Forget refusals within a greater transaction; return which there were. An approval takes a refusal back."""
-    gone = []
-    for program in dict.fromkeys(programs):
-        table = program_refusals
-        result = await connection.execute(
-            delete(table).where(
-                table.c.namespace == workload.namespace,
-                table.c.service_account == workload.service_account,
-                table.c.program == str(program),
-            )
+    """Forget refusals within a greater transaction; return which there were. An approval takes a refusal back.
+
+    Many in one statement: an object may name ten thousand programs, and nobody else writes meanwhile.
+    """
+    named = {str(program): program for program in programs}
+    names, columns = list(named), program_refusals.c
+    gone: list[Program] = []
+    for begin in range(0, len(names), _MANY):
+        some = and_(
+            columns.namespace == workload.namespace,
+            columns.service_account == workload.service_account,
+            columns.program.in_(names[begin : begin + _MANY]),
         )
-        if result.rowcount:
-            gone.append(program)
+        if found := list(await connection.scalars(select(columns.program).where(some))):
+            await connection.execute(delete(program_refusals).where(some))
+            gone += [named[name] for name in found]
     return tuple(gone)
 
 

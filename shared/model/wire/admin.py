@@ -270,6 +270,7 @@ class CAStatus(_Answer, frozen=True):
             PostgreSQL.
         is_disk_full: a write failed for want of room, and there isn't enough again: decisions aren't taken, and what
             was kept free is used for the rest.
+        clock_offset_s: by how much the answering CA's clock is ahead of its database's; None with SQLite.
     """
 
     version: str
@@ -292,6 +293,7 @@ class CAStatus(_Answer, frozen=True):
     leaf_lifetime_s: float
     disk_free_bytes: int | None = None
     is_disk_full: bool = False
+    clock_offset_s: float | None = None
 
 
 class Health(_Answer, frozen=True):

@@ -35,6 +35,8 @@ MAX_MESSAGE_BYTES: Final = 8 * 1024 * 1024
 MAX_DECISIONS_PER_MESSAGE: Final = 500
 MAX_DECISION_BYTES: Final = 65_536  # Of one record; the CA keeps up to 2,000,000.
 MAX_PARENTS: Final = 8
+# A fault quotes what it doesn't know, which may be a whole message.
+_MAX_FAULT_CHARACTERS: Final = 300
 STREAM_PATH: Final = "/v1/stream"
 
 
@@ -514,3 +516,8 @@ def _one_kind_of_fault() -> Iterator[None]:
         raise msgspec.ValidationError(error.message) from error
     except UnicodeDecodeError as error:  # msgspec lets it through when a string isn't UTF-8.
         raise msgspec.DecodeError(f"not UTF-8: {error.reason}") from error
+    except msgspec.DecodeError as error:
+        if len(text := str(error)) <= _MAX_FAULT_CHARACTERS:
+            raise
+        # Nobody's log and no answer takes 8 MiB that a stranger has chosen.
+        raise msgspec.DecodeError(f"{text[:_MAX_FAULT_CHARACTERS]}…") from None

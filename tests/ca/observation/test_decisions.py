@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,10 @@ from ca.store import decision_log
 from ca.store.engine.disk import Space
 from ca.store.records import DecisionFilter, JoinGrant, StoredDecision
 from shared.model.errors import UnavailableError
-from shared.model.policy.decision import PartyRecord, ProcessRecord
+from shared.model.policy.decision import DecisionRecord, PartyRecord, ProcessRecord
 from shared.model.policy.rules import Direction
 from shared.model.wire.messages import MAX_DECISION_BYTES
-from tests.ca.founded import NOW, WEB, Founded, opened
+from tests.ca.founded import NOW, WEB, Founded, join, opened
 from tests.ca.running import make_decision, make_registration
 
 
@@ -50,6 +51,40 @@ async def test_a_sidecar_speaks_for_itself_alone(core: Founded) -> None:
     assert "touchmark_ca_decisions_lost_total 3.0" in text
     assert "touchmark_ca_decisions_stored_total 2.0" in text
     assert log.lost == 3
+
+
+async def test_beyond_its_share_a_sidecars_records_only_count_in_the_edges_and_the_others_are_kept(
+    core: Founded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else one that floods would have everybody's decisions pruned within minutes."""
+    monkeypatch.setattr(decisions, "BURST", 3)
+    now = 1000.0
+    for instance in ("a", "b"):
+        await join(core, instance)
+    metrics = Metrics()
+    stored: list[DecisionRecord] = []
+    moment = time.time()
+    log = make_log(core, metrics, on_stored=stored.extend, monotonic=lambda: now)
+
+    async def send(instance: str, batch: int, count: int) -> None:
+        records = [
+            make_decision(f"{instance}-{batch}-{number}", time=moment, sidecar=instance) for number in range(count)
+        ]
+        await log.take_in(records, instance=instance, workload=WEB, lost=0, batch=batch)
+
+    await send("a", 1, 5)
+    await send("a", 2, 1)
+    await send("b", 1, 2)
+    now += 1.0
+    await send("a", 3, 2)
+    kept = {each.record.connection for each in await log.query(DecisionFilter())}
+    assert kept == {"a-1-0", "a-1-1", "a-1-2", "b-1-0", "b-1-1", "a-3-0", "a-3-1"}
+    assert {each.connection for each in stored} == kept
+    window = await core.store.edges.list_edges("shop", since=moment - 3600)
+    assert sum(each.ended for each in window.edges) == 10
+    text = metrics.render().decode()
+    assert "touchmark_ca_decisions_over_quota_total 3.0" in text
+    assert "touchmark_ca_decisions_stored_total 7.0" in text
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ import structlog
 from ca.__main__ import main
 from ca.authority.kek import KekOrigin, KeyEncryptionError, load_key_encryption_key, parse_key
 from ca.runtime.compose import RunningCA
+from shared.model.policy.rules import Mode
 from shared.model.wire.admin_audit import AuditEntry
 from shared.model.wire.backup import format_secret
 from tests.ca.backup.backups import KEY, take
@@ -81,6 +82,9 @@ async def test_restored_on_another_machine_the_ca_runs_on(
         assert await asyncio.to_thread(main, [*command, "--replace"]) == 5
         assert "another CA works in" in capsys.readouterr().err
         assert await asyncio.to_thread(main, ["rewrap", *places(other)]) == 5
+        await services.store.namespaces.set_mode("shop", Mode.EXPLICIT)
+    assert await asyncio.to_thread(main, [*command, "--replace"]) == 0
+    assert re.search(r"undone; repeat what still counts:\n  \S+ \S+Z  mode.set  shop\n", capsys.readouterr().out)
 
 
 async def check_actor(services: RunningCA, act: str, verb: str) -> None:

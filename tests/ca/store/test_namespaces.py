@@ -42,6 +42,21 @@ async def test_each_change_raises_the_version_and_tells_the_listener(tmp_path: P
         assert await core.store.namespaces.list_states() == [state]
 
 
+async def test_names_that_nobody_has_keep_no_state_from_being_remembered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str
+) -> None:
+    """A sidecar may ask for as many as it likes; each certificate asks for its namespace's state."""
+    monkeypatch.setattr(namespaces, "MAX_NAMESPACES", 3)
+    async with opened(tmp_path / "d") as core:
+        for number in range(5):
+            await core.store.namespaces.get_state(f"nobody-{number}")
+        state = await core.store.namespaces.set_mode("shop", Mode.EXPLICIT)
+        again = await core.store.namespaces.get_state("shop")
+        assert again == state
+        if backend == "sqlite":
+            assert again is await core.store.namespaces.get_state("shop")
+
+
 async def test_what_a_workloads_programs_may_load_is_gathered_from_all_its_objects(tmp_path: Path) -> None:
     """One object names what the others' programs may load as well, so that a new library is one change."""
     libc, libz = (LoadedObject(path=f"/lib/{name}", digest=letter * 64) for name, letter in (("c", "1"), ("z", "2")))

@@ -63,7 +63,13 @@ READ_WHOLE: Final = {
     r"SELECT count\(\*\) AS \w+ \nFROM (edges|edge_hours)$": "every ten minutes, the pages of the smallest index",
 }
 # On a CA that doesn't run.
-_OFFLINE: Final = ("ca.backup.restore", "ca.backup.loading", "ca.runtime.offline", "ca.store.migrations")
+_OFFLINE: Final = (
+    "ca.backup.restore",
+    "ca.backup.loading",
+    "ca.backup.lost_acts",
+    "ca.runtime.offline",
+    "ca.store.migrations",
+)
 # Functions whose statements are heard otherwise: made at import, run before anybody hears, or by a restore.
 _ELSEWHERE: Final = {"prepare_update", "open", "count_rows"}
 _POSTGRESQL: Final = {"take_turn", "read_clock", "check_unused"}

@@ -159,7 +159,7 @@ async def _join(store: Store, issuance: Issuance, now: float) -> None:
     await store.replicas.beat()
     await sidecars.mark_bundle_installed("web-1", 1)
     await sidecars.mark_namespace_installed("web-1", "shop", 1)
-    await sidecars.mark_subscribed("web-1", "ns1")
+    await sidecars.mark_subscribed("web-1", "ns1", at_most=10)
     await sidecars.get_at("198.19.0.1")
     await sidecars.list_all()
     await sidecars.list_live(now=now, with_evicted=True)

@@ -6,6 +6,7 @@ import asyncio
 import sys
 from asyncio.subprocess import PIPE
 
+from sidecar.native.engine import load
 from tests.free_ports import free_port
 from tests.sidecar.little_ca import LittleCA, until
 from tests.sidecar.runtime.whole_sidecar import SERVER, run_client, sidecar
@@ -21,7 +22,7 @@ async def test_two_sidecars_carry_a_connection_through_a_tunnel_and_record_it_on
             async with (
                 sidecar(
                     ca.make_token("shop/db"), "--tunnel-address", "127.0.0.2", "--tunnel-port", str(tunnel),
-                    "--inbound", f"127.0.0.2:{plain}=127.0.0.1:{application}", "--instance", "db",
+                    "--inbound", f"127.0.0.2:{plain}=127.0.0.1:{application}", "--instance", "db", "--engine", "python",
                 ) as db,
                 sidecar(
                     ca.make_token("shop/web"), "--outbound", f"127.0.0.1:{listen}=127.0.0.2:{plain}",
@@ -39,6 +40,8 @@ async def test_two_sidecars_carry_a_connection_through_a_tunnel_and_record_it_on
         finally:
             server.kill()
             await server.wait()
+    engines = [event["engine"] for each in (db, web) for event in each.events if event["event"] == "sidecar_ready"]
+    assert engines == ["python", "python" if load() is None else "native"]
     assert outbound["transport"] == inbound["transport"] == "tunnel"
     assert outbound["connection"] == inbound["connection"]
     assert (outbound["answer"], outbound["would_deny"], outbound["reason"]) == ("allow", True, "program_not_approved")

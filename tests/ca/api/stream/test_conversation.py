@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any, cast
 
 import pytest
+from aiohttp import WSMessage, WSMsgType
 
 from ca.api.stream import conversation, endpoint
 from ca.api.stream.certificate_requests import CertificateRequests
 from ca.api.stream.messages import SidecarMessages
 from ca.distribution.session import Session
+from ca.metrics import Metrics
 from ca.runtime.compose import RunningCA
+from shared.model.identity.identity import Workload
 from shared.model.wire.messages import (
     CertificateRefused,
     CertificateRequest,
     DecisionsStored,
     FromSidecar,
+    Lookup,
     Subscribe,
+    encode_message,
 )
 from tests.ca.running import FakeSidecar, eventually
 
@@ -70,6 +78,75 @@ async def test_a_session_says_that_its_messages_wait_for_the_ca(
         assert not session.is_read
         goes_on.set()
         await eventually(lambda: session.is_read)
+
+
+class Arrived:
+    """A WebSocket whose frames have all arrived: none is waited for, as after a burst of small ones."""
+
+    close_code = None
+
+    def __init__(self, frames: Sequence[WSMessage]) -> None:
+        self._frames = iter(frames)
+        self.answered = 0
+
+    async def receive(self) -> WSMessage:
+        return next(self._frames)
+
+    async def pong(self, _data: bytes) -> None:
+        self.answered += 1
+
+
+@contextlib.asynccontextmanager
+async def counting_turns() -> AsyncIterator[Callable[[], int]]:
+    """Count how often another task has its turn."""
+    turns = 0
+
+    async def take_turns() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(take_turns())
+    try:
+        yield lambda: turns
+    finally:
+        task.cancel()
+
+
+async def test_pings_that_arrive_by_the_thousand_leave_the_others_their_turns() -> None:
+    """One sidecar that sent nothing else had the CA for itself: others waited ten seconds for a certificate."""
+    lookup = WSMessage(WSMsgType.BINARY, encode_message(Lookup(address="198.18.0.2")), None)
+    frames = [WSMessage(kind, b"", None) for kind in (WSMsgType.PING, WSMsgType.PONG)] * 500
+    websocket = Arrived([*frames, lookup])
+    async with counting_turns() as count:
+        assert await conversation.receive(cast("Any", websocket)) == Lookup(address="198.18.0.2")
+        assert count() >= 900
+    assert websocket.answered == 500
+
+
+async def test_messages_that_arrive_by_the_thousand_leave_the_others_their_turns() -> None:
+    lookup = WSMessage(WSMsgType.BINARY, encode_message(Lookup(address="198.18.0.2")), None)
+    answered = 0
+
+    class Answering:
+        async def answer(self, _session: Session, _message: FromSidecar) -> None:
+            nonlocal answered
+            answered += 1
+
+    websocket = Arrived([*[lookup] * 1_000, WSMessage(WSMsgType.CLOSED, None, None)])
+    session = Session(instance="a", workload=Workload(namespace="shop", service_account="web"), opened=0.0)
+    talk = conversation.Conversation(
+        cast("Any", websocket),
+        session,
+        messages=cast("Any", Answering()),
+        requests=cast("Any", None),
+        metrics=Metrics(),
+    )
+    async with counting_turns() as count:
+        await talk._read()
+        assert count() >= 100
+    assert answered == 1_000
 
 
 async def test_so_many_requests_are_in_work_at_once_and_all_are_answered(

@@ -158,6 +158,25 @@ async def test_the_first_leads_and_gives_the_lease_back(tmp_path: Path, clock: C
 
 
 @pytest.mark.usefixtures("_long_leases")
+async def test_who_may_not_lead_any_more_gives_the_lease_back_and_takes_none(tmp_path: Path) -> None:
+    """As a replica whose clock has gone astray."""
+    leases = Leases()
+    async with faked(tmp_path, leases.serve) as client:
+        one, two = Replica(client, "one"), Replica(client, "two")
+        may_lead = {"one": True}
+        one.leadership = Leadership(client, identity="one", may_lead=lambda: may_lead["one"])
+        async with standing(one):
+            await eventually(lambda: one.working)
+            may_lead["one"] = False
+            await eventually(lambda: leases.holder == "" and not one.working)
+            async with standing(two):
+                await eventually(lambda: two.working)
+            assert one.started == 1
+            may_lead["one"] = True
+            await eventually(lambda: one.working)
+
+
+@pytest.mark.usefixtures("_long_leases")
 async def test_it_is_given_back_after_a_renewal_whose_answer_was_not_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,6 +12,7 @@ import msgspec
 import pytest
 from aiohttp import web
 
+from ca.kubernetes.api import client as client_module
 from ca.kubernetes.api import watch as watch_module
 from ca.kubernetes.api.watch import Watch
 from ca.metrics import Metrics
@@ -133,6 +134,20 @@ async def following(
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watch_module, "FIRST_BACKOFF_S", 0.005)
     monkeypatch.setattr(watch_module, "MAX_BACKOFF_S", 0.02)
+
+
+async def test_objects_that_are_huge_together_are_listed_in_smaller_pages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A user of one namespace who made them would keep the CA from reading anybody's."""
+    monkeypatch.setattr(client_module, "MAX_ANSWER_BYTES", 3_000)
+    collection = Collection()
+    collection.objects = [make(f"o{number}", "x" * 1_000) for number in range(9)]
+    async with following(tmp_path, collection) as (watch, sink):
+        await asyncio.wait_for(watch.is_synced.wait(), 60)
+        assert sink.values == {f"o{number}": "x" * 1_000 for number in range(9)}
+    limits = [query["limit"] for query in collection.queries if "watch" not in query]
+    assert limits == ["250", "62", "15", "3", *["1"] * 9]
 
 
 async def test_it_lists_in_pages_then_watches_from_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

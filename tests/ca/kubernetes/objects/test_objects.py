@@ -82,6 +82,49 @@ def test_the_collections_are_those_of_the_definitions() -> None:
     assert collection_path(PROGRAM) == "/apis/touchmark.dev/v1alpha1/programs"
 
 
+async def test_a_namespace_with_thousands_of_changes_lets_the_others_have_their_turns(tmp_path: Path) -> None:
+    """Also one whose change comes while they are written."""
+    async with opened(tmp_path / "d") as core:
+        writing = Writing(core.store)
+        written: list[str] = []
+
+        def note(namespace: str) -> None:
+            written.append(namespace)
+            if len(written) == 3:
+                writing.index.sink(PROGRAM).apply(make_object(_program_of("late", "p")))
+
+        core.store.namespaces.on_change(note)
+        for number in range(6):
+            writing.index.sink(PROGRAM).apply(make_object(_program_of("busy", f"p{number}")))
+        writing.index.sink(PROGRAM).apply(make_object(_program_of("zoo", "p")))
+        await writing.writer.write_changes()
+        assert written == ["busy", "zoo", "busy", "busy", "late", "busy", "busy", "busy"]
+
+
+async def test_what_was_not_written_when_the_store_failed_is_looked_at_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(tmp_path / "d") as core:
+        writing = Writing(core.store)
+        for namespace in ("one", "two"):
+            writing.index.sink(PROGRAM).apply(make_object(_program_of(namespace, "p")))
+
+        async def fail(_record: ProgramRecord) -> None:
+            raise UnavailableError("gone")
+
+        with monkeypatch.context() as patches:
+            patches.setattr(core.store.namespaces, "put_program", fail)
+            with pytest.raises(UnavailableError):
+                await writing.writer.write_changes()
+        await writing.writer.write_changes()
+        assert {each.namespace for each in await core.store.namespaces.list_programs()} == {"one", "two"}
+
+
+def _program_of(namespace: str, name: str) -> dict[str, Any]:
+    document = program()
+    return {**document, "metadata": {"name": name, "namespace": namespace}}
+
+
 async def test_a_policy_takes_its_place_once(tmp_path: Path) -> None:
     async with writing(tmp_path) as w:
         await w.put(policy({"mode": "explicit", "group": {"label": "team"}, "rules": [RULE]}))

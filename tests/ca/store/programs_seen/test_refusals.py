@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from sqlalchemy import event
 
 from ca.store.programs_seen import refusals
 from ca.store.records import ProgramRecord
@@ -50,6 +51,27 @@ async def test_an_approval_ends_a_refusal(tmp_path: Path) -> None:
             )
         )
         assert await core.store.refusals.list_all() == [refuse(SHELL)]
+
+
+async def test_an_approval_of_ten_thousand_programs_takes_few_statements(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One for each of them held the writer for half a minute, from everybody's certificates as well."""
+    many = tuple(Program(digest=f"{number:064x}") for number in range(2_000))
+    refused = (many[3], many[1_999])
+    async with opened(tmp_path / "d") as core:
+        await core.store.refusals.add([refuse(each) for each in (*refused, CURL)])
+        executed = 0
+
+        @event.listens_for(core.store.database._engine.sync_engine, "before_cursor_execute")
+        def count(*_: object) -> None:
+            nonlocal executed
+            executed += 1
+
+        record = ProgramRecord(namespace="shop", name="p", service_account="web", programs=many)
+        await core.store.namespaces.put_program(record)
+        assert executed < 100
+        assert await core.store.refusals.list_all() == [refuse(CURL)]
 
 
 async def test_there_are_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

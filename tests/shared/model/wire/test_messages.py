@@ -202,6 +202,21 @@ def test_rubbish_has_one_kind_of_fault(text: bytes) -> None:
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        b'{"type":"%s"}',
+        b'{"type":"lookup","address":"","%s":1}',
+        b'{"type":"decisions","batch":1,"records":[{"phase":"%s"}]}',
+    ],
+)
+def test_of_what_isnt_known_a_fault_quotes_little(text: bytes) -> None:
+    """It is logged and answered, and anybody may send eight megabytes."""
+    with pytest.raises(msgspec.DecodeError) as caught:
+        decode_from_sidecar(text % (b"x" * 1_000_000))
+    assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize(
     "state",
     [
         b'{"namespace":"NO"}',
