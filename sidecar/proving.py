@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
 from shared.model.policy.reasons import REQUIRED, Reason
@@ -33,6 +34,8 @@ _ACCEPTING_TURNS = 4
 _ACCEPTING_S = (0.001, 0.002, 0.004, 0.008)
 # Where one connection a second is looked at, it waits until its server accepts: before that it would get no answer.
 _ACCEPTING_LONGER_S = (0.016,) * 125
+# And so long for who it is, before its peer gives it up; then it is looked at as others are, at its first answer.
+_TURN_S = 5.0
 # What a look at a server's socket comes to if the server closes it, or ends, while it is looked for.
 _CLOSED_SINCE = frozenset({Reason.NO_OWNER, Reason.PROCESS_VANISHED})
 _ESTABLISHED, _CLOSE_WAIT = 1, 8  # net/tcp_states.h
@@ -143,7 +146,10 @@ class Acceptance:
                 await asyncio.sleep(pause_s)
                 found = attestor.find_accepted(*self._endpoints)
             if found is not None and found.inode:
-                await self._find_acceptor(found)
+                is_unasked = self._is_turn and find_checked(self._sidecar, listener) is None
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_TURN_S if is_unasked else None):
+                        await self._find_acceptor(found)
         except AttestationError as error:
             if self._is_explicit or error.reason in REQUIRED:
                 raise Refused(error.reason, error.message) from error

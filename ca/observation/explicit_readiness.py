@@ -29,7 +29,7 @@ from shared.model.identity.program import Program, parse_program
 from shared.model.policy.decision import Answer
 from shared.model.policy.modes import effective_mode, read_modes
 from shared.model.policy.reasons import Reason
-from shared.model.policy.rules import Mode, NamespaceState
+from shared.model.policy.rules import Direction, Mode, NamespaceState
 from shared.model.wire.admin import Cause, PolicyCandidateRequest, Readiness, ReadinessVerdict, WorkloadCoverage
 
 MAX_REPLAYED: Final = 20_000
@@ -294,11 +294,16 @@ async def _compare_loaded(
     if candidate is not None and candidate.replaces_programs:
         return CodeFinding()
     own_modes = find_own_modes(state, candidate)
-    known = {each.destination_workload for each in found.causes if each.reason is Reason.CODE_NOT_APPROVED}
+    known = {
+        (each.destination_workload, each.destination_program)
+        for each in found.causes
+        if each.reason is Reason.CODE_NOT_APPROVED and each.side == Direction.INGRESS
+    }
     serving = {
         key: seen
         for key, seen in found.serving.items()
-        if seen.destination.workload not in known and _is_asked_about(seen.destination.workload, workload, own_modes)
+        if (seen.destination.workload, seen.destination.program) not in known
+        and _is_asked_about(seen.destination.workload, workload, own_modes)
     }
     return await compare_loaded(store, state, serving, since=since)
 

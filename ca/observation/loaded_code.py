@@ -8,8 +8,9 @@ comparison of what sidecars have told. Doesn't: looking (``sidecar/proving.py``)
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -25,11 +26,13 @@ from shared.model.identity.identity import parse_workload
 from shared.model.identity.loaded_code import CodeCheck
 from shared.model.identity.program import Program, parse_program
 from shared.model.policy.decision import Answer
-from shared.model.policy.evaluate import compile_namespace
+from shared.model.policy.evaluate import NamespacePolicy, compile_namespace
 from shared.model.policy.reasons import Reason
-from shared.model.policy.rules import Direction, NamespaceState
+from shared.model.policy.rules import Approval, Direction, NamespaceState
 
 _SHOWN_DIGITS: Final = 19  # ``sha256:`` and twelve digits.
+# What is told of one may be 200 KiB.
+_AT_ONCE: Final = 100
 
 _Key = tuple[str, Program]
 
@@ -75,14 +78,32 @@ async def compare_loaded(
     approvals = {
         (each.service_account, each.program): each for each in state.approvals if each.code is CodeCheck.ENFORCE
     }
-    checked = [key for key in serving if key in approvals]
+    checked = sorted((key for key in serving if key in approvals), key=lambda each: (each[0], str(each[1])))
     if not checked:
         return CodeFinding()
     policy = await judge(lambda _: compile_namespace(state))
-    sightings = await store.sightings.list_of(state.namespace, checked)
+    blockers, unknowns = list[Blocker](), list[str]()
+    for begin in range(0, len(checked), _AT_ONCE):
+        keys = checked[begin : begin + _AT_ONCE]
+        sightings = await store.sightings.list_of(state.namespace, keys)
+        part = await judge(partial(_compare, policy, keys, sightings, approvals, serving, since))
+        blockers += part.blockers
+        unknowns += part.unknowns
+    return CodeFinding(blockers=tuple(blockers), unknowns=tuple(unknowns))
+
+
+def _compare(
+    policy: NamespacePolicy,
+    keys: Sequence[_Key],
+    sightings: Iterable[Sighting],
+    approvals: Mapping[_Key, Approval],
+    serving: Mapping[_Key, Seen],
+    since: float,
+    _: Callable[[], None],
+) -> CodeFinding:
     told = {(each.service_account, each.program): each for each in sightings}
-    blockers, unknowns = [], []
-    for key in sorted(checked, key=lambda each: (each[0], str(each[1]))):
+    blockers, unknowns = list[Blocker](), list[str]()
+    for key in keys:
         sighting, seen = told.get(key), serving[key]
         if sighting is None or sighting.code is None or sighting.accepted < since - CODE_KEPT_S:
             unknowns.append(_describe_unseen(seen))
@@ -102,7 +123,7 @@ def _describe_unseen(seen: Seen) -> str:
     workload, program = seen.destination.workload, seen.path or seen.destination.program[:_SHOWN_DIGITS]
     return (
         f"{workload}: what processes of {program} have loaded that accept connections wasn't seen, and explicit mode"
-        " compares it: connect to it once more, and ask again"
+        " compares it: connect to it once more, and ask again (sidecars of release 0.1 don't tell it)"
     )
 
 

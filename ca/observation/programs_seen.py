@@ -23,7 +23,14 @@ from ca.allowance import Allowance, AllowanceUsedError
 from ca.observation.judging import judge
 from ca.store.programs_seen.sightings import MAX_PER_WORKLOAD, MAX_PER_WRITE
 from ca.store.store import Store
-from shared.model.adoption.program_queue import ImageSeen, ProgramQueue, Sighting, find_waiting, merge_sightings
+from shared.model.adoption.program_queue import (
+    ImageSeen,
+    ProgramQueue,
+    Sighting,
+    find_waiting,
+    forget_code,
+    merge_sightings,
+)
 from shared.model.errors import ProtocolError
 from shared.model.identity.identity import Workload
 from shared.model.identity.loaded_code import LoadedCode
@@ -211,7 +218,7 @@ class _Gathered:
         size = _measure(sighting.code)
         if used + size > MAX_CODE_PER_WORKLOAD or self._used_by_all + size > MAX_CODE_GATHERED:
             # As if it had never been told: nothing is called ready by it.
-            sighting, size = msgspec.structs.replace(sighting, code=None, told=(), accepted=0.0), 0
+            sighting, size = forget_code(sighting), 0
         self._used[sighting.workload] = used + size
         self._used_by_all += size
         self._workloads[sighting.workload][sighting.program] = sighting

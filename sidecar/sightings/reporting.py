@@ -99,12 +99,15 @@ class Sightings:
         key = attestation.program, hash(code)
         due = self._accepted.get(key, 0.0)
         if now >= due:
+            told = self._tell_code(attestation)
+            if told is None:
+                return  # It has ended since, and nothing is known of it any more: the next one is told.
             try:
                 self._send(
                     ProgramSeen(
                         program=attestation.program,
                         path=attestation.process.shown_path,
-                        code=self._tell_code(attestation),
+                        code=told,
                         has_accepted=True,
                     )
                 )

@@ -249,6 +249,30 @@ async def test_before_any_approval_what_a_worker_has_loaded_is_told_though_it_cl
         assert len(messages) == 1
 
 
+async def test_permissive_mode_doesnt_wait_long_for_who_accepts_before_it_sends_anything(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The peer, which waits for an answer to its OPEN, would refuse the connection."""
+    async with running_pair(echo) as pair:
+        pair.set_state(approve(mode=Mode.PERMISSIVE))
+        attestor, looks = pair.server.attestor, list[int]()
+        attestor.is_slow, attestor.acceptors_execution = True, Execution(43, 1, 0, 0, 0, 0, 0)
+        attest = attestor.attest_accepted
+
+        async def attest_at_second(found: KernelSocket, listener: Attestation) -> Attestation:
+            looks.append(1)
+            if len(looks) == 1:
+                await asyncio.Event().wait()
+            return await attest(found, listener)
+
+        monkeypatch.setattr(attestor, "attest_accepted", attest_at_second)
+        monkeypatch.setattr(pair.server.sidecar.code._measuring, "look", lambda *_: Look(code=LoadedCode(), keys=()))
+        monkeypatch.setattr("sidecar.proving._TURN_S", 0.0)
+        await serve_one(pair, b"hi")
+        record = pair.server.records[0]
+        assert (len(looks), record.answer, record.process.pid) == (2, Answer.ALLOW, 43)
+
+
 @pytest.mark.parametrize("origin", [Origin.CONTAINER, Origin.EXEC])
 async def test_permissive_mode_looks_once_at_a_worker_that_accepts(
     origin: Origin, monkeypatch: pytest.MonkeyPatch

@@ -159,8 +159,8 @@ class _Reading:
             self.sightings.append(self._bound_code(sighting, len(text), is_answered=is_answered))
 
     def _bound_code(self, sighting: Sighting, size: int, *, is_answered: bool) -> Sighting:
-        if sighting.told:  # For adding up alone.
-            sighting = msgspec.structs.replace(sighting, told=())
+        if sighting.code is not None:  # Times are for adding up alone.
+            sighting = msgspec.structs.replace(sighting, told=(), anonymous_told=0, omitted_told=0)
         if sighting.code is None:
             return sighting
         used = self._used.get(sighting.workload, 0) + size

@@ -46,6 +46,7 @@ class Sighting(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         parents: executables of its process's ancestors when it was seen first, the nearest first.
         code: what its processes had loaded, as it was told by all pods within ``CODE_KEPT_S``; None: not known.
         told: for each of these objects, when it was told last, in whole seconds since the epoch; empty in what is told.
+        anonymous_told, omitted_told: the same of anonymous memory, and of files that aren't among them; 0: never.
         accepted: when it was told last what a process had loaded that accepts connections; 0: never.
         first, last: seconds since the epoch.
     """
@@ -60,6 +61,8 @@ class Sighting(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     parents: tuple[str, ...] = ()
     code: LoadedCode | None = None
     told: tuple[int, ...] = ()
+    anonymous_told: int = 0
+    omitted_told: int = 0
     accepted: float = 0.0
     first: float = 0.0
     last: float = 0.0
@@ -145,7 +148,7 @@ class RefusalRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 def merge_sightings(known: Sighting | None, new: Sighting) -> Sighting:
     """Return one sighting of both; what an older release didn't say, or couldn't read this time, stays as it was."""
     if known is None:
-        return msgspec.structs.replace(new, told=tuple(_list_told(new).values())) if new.code is not None else new
+        return _merge_code(new, new)
     if _says_nothing_new(known, new):
         return msgspec.structs.replace(known, first=min(known.first, new.first), last=max(known.last, new.last))
     images = {each.image: each for each in known.images}
@@ -153,39 +156,66 @@ def merge_sightings(known: Sighting | None, new: Sighting) -> Sighting:
         before = images.get(each.image)
         first = each.first if before is None else min(before.first, each.first)
         images[each.image] = msgspec.structs.replace(each, first=first)
-    code, told = _merge_code(known, new)
+    coded = _merge_code(known, new)
     kept = sorted(sorted(images.values(), key=lambda each: -each.last)[:MAX_IMAGES], key=lambda each: each.first)
     return msgspec.structs.replace(
-        known,
+        coded,
         path=new.path or known.path,
         package=new.package or known.package,
         images=tuple(kept),
         pods=tuple(dict.fromkeys((*new.pods, *known.pods)))[:MAX_PODS],
         parents=known.parents or new.parents,
-        code=code,
-        told=told,
-        accepted=max(known.accepted, new.accepted),
         first=min(known.first, new.first),
         last=max(known.last, new.last),
     )
 
 
-def _merge_code(known: Sighting, new: Sighting) -> tuple[LoadedCode | None, tuple[int, ...]]:
-    """Return what is loaded by either, without what wasn't told for too long, and when each was told last."""
+def _merge_code(known: Sighting, new: Sighting) -> Sighting:
+    """Return what is known with what is loaded by either, without what wasn't told for too long.
+
+    Where something is forgotten, who accepts may have had it: of them nothing is known until it is told again.
+    """
     if new.code is None:
-        return known.code, known.told
-    before = _list_told(known)
-    times = {each: told for each, told in before.items() if told >= new.last - CODE_KEPT_S} | _list_told(new)
+        return known
+    oldest = new.last - CODE_KEPT_S
+    before, now = _list_told(known), _list_told(new)
+    times = {each: told for each, told in before.items() if told >= oldest} | now
     newest = sorted(times, key=lambda each: -times[each])[:MAX_OBJECTS]
     objects = tuple(sorted(newest, key=lambda each: (each.path, each.digest)))
-    omitted = new.code.omitted + len(times) - len(objects)
-    code = LoadedCode(objects=objects, anonymous=new.code.anonymous, omitted=omitted)
-    return code, tuple(times[each] for each in objects)
+    # Another process, which has neither, may have told last.
+    anonymous = max(_date_anonymous(known), _date_anonymous(new))
+    omitted, cut = max(_date_omitted(known), _date_omitted(new)), len(times) - len(objects)
+    counts = [each.code.omitted for each in (known, new) if each.code is not None and _date_omitted(each) >= oldest]
+    accepted = max(known.accepted, new.accepted)
+    is_forgotten = any(each not in times for each in before) or any(0 < each < oldest for each in (anonymous, omitted))
+    return msgspec.structs.replace(
+        known,
+        code=LoadedCode(objects=objects, anonymous=anonymous >= max(oldest, 1), omitted=max([*counts, cut])),
+        told=tuple(times[each] for each in objects),
+        anonymous_told=anonymous if anonymous >= oldest else 0,
+        omitted_told=int(new.last) if cut else omitted if omitted >= oldest else 0,
+        accepted=0.0 if is_forgotten and accepted < oldest else accepted,
+    )
+
+
+def forget_code(sighting: Sighting) -> Sighting:
+    """Return it as if what it has loaded had never been told."""
+    return msgspec.structs.replace(sighting, code=None, told=(), anonymous_told=0, omitted_told=0, accepted=0.0)
 
 
 def _list_told(sighting: Sighting) -> dict[LoadedObject, int]:
     objects = sighting.code.objects if sighting.code is not None else ()
     return dict(zip(objects, sighting.told or (int(sighting.last),) * len(objects), strict=False))
+
+
+def _date_anonymous(sighting: Sighting) -> int:
+    is_told = sighting.code is not None and sighting.code.anonymous
+    return (sighting.anonymous_told or int(sighting.last)) if is_told else 0
+
+
+def _date_omitted(sighting: Sighting) -> int:
+    is_told = sighting.code is not None and sighting.code.omitted > 0
+    return (sighting.omitted_told or int(sighting.last)) if is_told else 0
 
 
 def _says_nothing_new(known: Sighting, new: Sighting) -> bool:

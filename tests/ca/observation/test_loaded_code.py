@@ -73,6 +73,22 @@ async def test_what_wasnt_told_of_who_accepts_isnt_known_and_what_isnt_approved_
         assert (found.causes, name_code(found)) == ((), []), "it needn't connect again"
 
 
+async def test_each_programs_code_is_compared_whatever_a_connection_of_another_was_refused_for(tmp_path: Path) -> None:
+    """One round shows everything; what a client says of its peer isn't that peer's."""
+    async with opened(tmp_path / "d") as core:
+        refused = make_decision(
+            "e", time=NOW, answer=Answer.ALLOW, reason=Reason.CODE_NOT_APPROVED, would_deny=True, mode=Mode.PERMISSIVE,
+            destination=PartyRecord(address="198.18.0.2:5432", workload="shop/db", program=str(WEB)),
+        )  # fmt: skip
+        await core.store.decisions.insert([SERVED, refused])
+        await approve(core.store, LIBC)
+        other = ProgramRecord(namespace="shop", name="other", service_account="db", programs=(WEB,))
+        await core.store.namespaces.put_program(other)
+        await tell(core.store, LoadedCode(objects=(LIBC, NSS)))
+        causes = [each for each in (await ask(core.store)).causes if each.reason is Reason.CODE_NOT_APPROVED]
+        assert {each.destination_program for each in causes} == {str(CURL), str(WEB)}
+
+
 async def test_of_more_files_than_are_told_the_rest_isnt_known(tmp_path: Path) -> None:
     """The sidecar compares all of them."""
     async with opened(tmp_path / "d") as core:

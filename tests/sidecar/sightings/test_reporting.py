@@ -120,10 +120,20 @@ async def test_what_who_accepts_has_loaded_is_told_at_once_each_set_once_and_aga
     assert isinstance(told.messages.get_nowait(), ProgramSeen)
 
 
+async def test_who_accepted_and_ended_before_it_is_told_doesnt_count_as_told() -> None:
+    told, codes = Told(), [None, LoadedCode(anonymous=True)]
+    sightings, code = Sightings(send=told.send, tell_code=lambda _: codes.pop(0)), LoadedCode(anonymous=True)
+    sightings.note_accepted(attest(), code)
+    assert told.messages.empty()
+    sightings.note_accepted(attest(), code)
+    message = told.messages.get_nowait()
+    assert isinstance(message, ProgramSeen) and message.code == code
+
+
 async def test_of_who_accepts_so_many_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reporting, "MAX_ACCEPTED", 2)
     told = Told()
-    sightings = Sightings(send=told.send)
+    sightings = Sightings(send=told.send, tell_code=lambda _: LoadedCode())
     for number in range(4):
         process = replace(attest().process, pid=number)
         sightings.note_accepted(msgspec.structs.replace(attest(), process=process), LoadedCode(omitted=number))

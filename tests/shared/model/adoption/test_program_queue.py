@@ -62,13 +62,41 @@ def test_what_is_loaded_adds_up_over_the_pods_and_goes_when_none_tells_it_any_mo
     known = merge_sightings(None, see(code=LoadedCode(objects=(a, b), omitted=1), accepted=2.0))
     known = merge_sightings(known, see(last=hour - 1.0))  # Its certificate was asked for.
     known = merge_sightings(known, see(code=LoadedCode(objects=(b, c)), pods=("other",), last=hour + 1.0))
-    assert (known.code, known.accepted) == (LoadedCode(objects=(a, b, c)), 2.0)
+    assert (known.code, known.accepted) == (LoadedCode(objects=(a, b, c), omitted=1), 2.0)
     assert merge_sightings(known, see(last=9.0 * hour)).code == known.code, "nothing was said of it"
     later = merge_sightings(known, see(code=LoadedCode(objects=(c,)), last=hour + 10.0, accepted=hour + 10.0))
     assert (later.code, later.accepted) == (LoadedCode(objects=(b, c)), hour + 10.0)
     many = tuple(LoadedObject(path="/x", digest=f"{number:064x}") for number in range(MAX_OBJECTS))
     full = merge_sightings(later, see(code=LoadedCode(objects=many), last=hour + 11.0)).code
     assert full == LoadedCode(objects=many, omitted=2), "the ones told last stay"
+
+
+def test_what_one_process_has_beyond_files_stands_though_another_that_lacks_it_tells_last() -> None:
+    """Who listens is told again half a minute after who accepts."""
+    more, none = LoadedCode(anonymous=True, omitted=2), LoadedCode()
+    for first, second in ((more, none), (none, more)):
+        known = merge_sightings(merge_sightings(None, see(code=first)), see(code=second))
+        assert known.code == more
+    known = merge_sightings(known, see(code=none, last=CODE_KEPT_S + 2.0))
+    assert known.code == more
+    known = merge_sightings(known, see(code=none, last=CODE_KEPT_S + 3.0))
+    assert (known.code, known.anonymous_told, known.omitted_told) == (none, 0, 0)
+
+
+@pytest.mark.parametrize(
+    "accepted",
+    [
+        LoadedCode(objects=(LoadedObject(path="/a", digest="a" * 64),)),
+        LoadedCode(anonymous=True),
+        LoadedCode(omitted=1),
+    ],
+    ids=["a file", "memory", "files that aren't told"],
+)
+def test_of_who_accepts_nothing_is_known_once_what_it_had_is_forgotten(accepted: LoadedCode) -> None:
+    known, later = merge_sightings(None, see(code=accepted, accepted=2.0)), CODE_KEPT_S + 3.0
+    assert merge_sightings(known, see(code=accepted, last=later)).accepted == 2.0, "the same is told still"
+    assert merge_sightings(known, see(code=LoadedCode(), last=later)).accepted == 0.0
+    assert merge_sightings(known, see(code=LoadedCode(), last=later, accepted=later)).accepted == later
 
 
 def test_sightings_add_up_and_what_an_older_release_doesnt_say_stays_known() -> None:
