@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import msgspec
@@ -28,11 +29,26 @@ _MINE: Final = sidecars.c.instance == bindparam("of_instance")
 _FIND_LAST_BATCH: Final = Prepared(select(sidecars.c.last_batch).where(_MINE))
 _NOTE_LAST_BATCH: Final = prepare_update(sidecars, ("last_batch",), _MINE)
 _FIND_LAST_ID: Final = Prepared(select(func.max(decisions.c.decision_id)))
+# Records in one transaction while certificates wait for SQLite's writer.
+PART: Final = 100
 _PRUNED_AT_ONCE: Final = 5_000
 _PRUNED_ON_FULL_DISK: Final = 200  # What a transaction changes is written to SQLite's log first.
 _SAMPLED: Final = 200
 # What a row takes beside its record: its other columns and its lines in indexes.
 _ROW_BYTES: Final = 700
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredPart:
+    """What of a batch one transaction has stored: the records from ``begin`` up to ``end``.
+
+    Attributes:
+        last_id: the highest ID in the log.
+    """
+
+    last_id: int
+    begin: int
+    end: int
 
 
 class DecisionLog:
@@ -69,30 +85,44 @@ class DecisionLog:
         *,
         texts: Sequence[str],
         digest: str,
-        on_commit: Callable[[int | None], None] = lambda _: None,
+        on_commit: Callable[[StoredPart | None], None] = lambda _: None,
     ) -> int | None:
         """Store a sidecar's batch as ``insert``, unless it is the one that was stored last from it: return None then.
 
-        A sidecar has one batch on its way, and sends it again until it is acknowledged.
+        A sidecar has one batch on its way, and sends it again until it is acknowledged. While certificates wait for the
+        same writer it is stored in parts, each with a mark of how far it has come: what is sent again goes on there.
 
         Arguments:
             report: whose records they are.
             texts: records as JSON, which their reader had to write anyway. Where there are fewer than records, the
                 further ones only count in the edges.
             digest: of the batch's content and number.
+            on_commit: is called for each part; None: all of it was stored before.
 
         Raises:
             UnavailableError: as ``insert``.
         """
 
-        async def write(connection: AsyncConnection) -> int | None:
-            if (await _FIND_LAST_BATCH.on(connection, of_instance=report.instance)).scalar() == digest:
+        async def write(connection: AsyncConnection) -> StoredPart | None:
+            mark = (await _FIND_LAST_BATCH.on(connection, of_instance=report.instance)).scalar()
+            if mark == digest:
                 return None
-            await _NOTE_LAST_BATCH.on(connection, of_instance=report.instance, last_batch=digest)
-            return await self._insert(connection, records, texts, report)
+            begin = _find_begin(mark, digest, otherwise=0 if stored is None else stored.end)
+            size = PART if self._database.is_pressed else len(records)
+            end = min(begin + size, len(records))
+            mark = digest if end == len(records) else f"{digest}:{end}"
+            await _NOTE_LAST_BATCH.on(connection, of_instance=report.instance, last_batch=mark)
+            its = report if begin == 0 else replace(report, lost=0, is_first=False)
+            last_id = await self._insert(connection, records[begin:end], texts[begin:end], its)
+            return StoredPart(last_id=last_id, begin=begin, end=end)
 
-        await self._prepare()
-        return await self._database.write(write, on_commit=on_commit, is_long=True)
+        stored: StoredPart | None = None
+        while stored is None or stored.end < len(records):
+            await self._prepare()
+            stored = await self._database.write(write, on_commit=on_commit, is_long=True)
+            if stored is None:
+                return None
+        return stored.last_id
 
     async def _prepare(self) -> None:
         if self._database.is_disk_full:
@@ -200,6 +230,16 @@ class DecisionLog:
             return 0
         async with self._database.writing() as connection:
             return (await connection.execute(delete(decisions).where(columns.decision_id.in_(gone)))).rowcount
+
+
+def _find_begin(mark: str | None, digest: str, *, otherwise: int) -> int:
+    """Return where a batch goes on, by the mark of what was stored last from its sidecar.
+
+    Arguments:
+        otherwise: where it is of another batch, or the sidecar is gone.
+    """
+    of, _, count = (mark or "").partition(":")
+    return int(count) if of == digest and count else otherwise
 
 
 def _group_by_reporter(records: Sequence[DecisionRecord]) -> dict[Report, list[DecisionRecord]]:
