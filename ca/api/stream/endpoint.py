@@ -60,6 +60,7 @@ class StreamEndpoint:
 
     Arguments:
         find_certificate: returns the server's certificate (DER) that a TLS context shows; None: it isn't known.
+        note_ended: called for each WebSocket that has ended, once nothing holds it any more but its connection.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class StreamEndpoint:
         metrics: Metrics,
         room: ConnectionRoom,
         find_certificate: Callable[[ssl.SSLContext], bytes | None],
+        note_ended: Callable[[], None],
     ) -> None:
         self._joining = joining
         self._messages = messages
@@ -82,6 +84,7 @@ class StreamEndpoint:
         self._cluster = cluster
         self._max_streams = max_streams
         self._find_certificate = find_certificate
+        self._note_ended = note_ended
         self._metrics = metrics
         self._strangers = Places(MAX_UNAUTHENTICATED)
         self._room = room
@@ -116,6 +119,7 @@ class StreamEndpoint:
             return await self._serve(request, websocket, protocol)
         finally:
             _part(request)
+            self._note_ended()
 
     async def _serve(self, request: web.Request, websocket: web.WebSocketResponse, protocol: int) -> web.StreamResponse:
         try:
