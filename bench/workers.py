@@ -46,6 +46,8 @@ def take(stream):
     room = bytearray(page)
     while stream.recv_into(room, page, socket.MSG_TRUNC):
         pass
+print("ready", flush=True)
+sys.stdin.readline()
 for each in streams:
     each.setblocking(True) if kind == "send" else each.settimeout(600)
     threading.Thread(target=send if kind == "send" else take, args=[each], daemon=kind == "take").start()
@@ -98,8 +100,17 @@ async def _open(streams: int, stack: AsyncExitStack) -> list[Turn]:
 
 
 def _start(kind: str, count: int, fds: Sequence[int]) -> subprocess.Popen[bytes]:
+    """Start a process that does nothing before a line comes to its standard input, and ends with that."""
     command = [sys.executable, "-c", _OTHERS, kind, str(count), *map(str, fds)]
-    return subprocess.Popen(command, pass_fds=fds, stdin=subprocess.PIPE)
+    process = subprocess.Popen(command, pass_fds=fds, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"ready\n"
+    return process
+
+
+def _let(process: subprocess.Popen[bytes]) -> None:
+    assert process.stdin is not None
+    process.stdin.write(b"\n")
 
 
 async def _run(streams: int, mib: int) -> Run:
@@ -108,8 +119,10 @@ async def _run(streams: int, mib: int) -> Run:
         turns = await _open(streams, stack)
         counts = [turn.initiator.sent + mib * _MIB for turn in turns]
         sink = await asyncio.to_thread(_start, "take", 0, [turn.far.connection.fileno() for turn in turns])
-        before, started, cpu, loop_cpu = _read_threads(), time.monotonic(), time.process_time(), time.thread_time()
         source = await asyncio.to_thread(_start, "send", mib * _MIB, [turn.app.fileno() for turn in turns])
+        before, started, cpu, loop_cpu = _read_threads(), time.monotonic(), time.process_time(), time.thread_time()
+        _let(sink)
+        _let(source)
         await asyncio.to_thread(source.communicate)
         await until(lambda: all(turn.initiator.sent >= count for turn, count in zip(turns, counts, strict=True)))
         seconds, cpu_s, loop_s = time.monotonic() - started, time.process_time() - cpu, time.thread_time() - loop_cpu
