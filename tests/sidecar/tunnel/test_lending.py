@@ -6,7 +6,7 @@ import asyncio
 import errno
 import gc
 import weakref
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
@@ -29,13 +29,6 @@ if _native is None:
 def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing comes back because a busy machine keeps the event loop waiting, or a test does."""
     monkeypatch.setattr(lending_module, "_ALLOWED_NS", 1 << 60)
-
-
-@pytest.fixture(name="workers", params=[1, 2], ids=["one thread", "two threads"])
-def number_of_threads(request: pytest.FixtureRequest) -> Iterator[int]:
-    before = choose_workers(request.param)
-    yield request.param
-    choose_workers(before)
 
 
 async def exchange(turn: Turn) -> None:
