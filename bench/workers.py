@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -32,6 +32,7 @@ from tests.sidecar.pump.test_tunnel_pump import Turn, opened_turn
 
 _MIB: Final = 1024 * 1024
 _SECOND_NS: Final = 1_000_000_000
+_TIMEOUT_S: Final = 600
 _OTHERS: Final = """
 import os, socket, sys, threading
 kind, count, page = sys.argv[1], int(sys.argv[2]), 1 << 20
@@ -78,8 +79,9 @@ def _read_threads() -> dict[str, tuple[float, float]]:
     """Return for how many seconds each thread of this process has computed, and has waited for a core."""
     read = {}
     for each in Path("/proc/self/task").iterdir():
-        computed, waited, _ = (each / "schedstat").read_text(encoding="ascii").split()
-        read[each.name] = int(computed) / _SECOND_NS, int(waited) / _SECOND_NS
+        with suppress(OSError):  # An earlier run's thread ends meanwhile.
+            computed, waited, _ = (each / "schedstat").read_text(encoding="ascii").split()
+            read[each.name] = int(computed) / _SECOND_NS, int(waited) / _SECOND_NS
     return read
 
 
@@ -123,16 +125,16 @@ async def _run(streams: int, mib: int) -> Run:
         before, started, cpu, loop_cpu = _read_threads(), time.monotonic(), time.process_time(), time.thread_time()
         _let(sink)
         _let(source)
-        await asyncio.to_thread(source.communicate)
+        await asyncio.to_thread(source.communicate, timeout=_TIMEOUT_S)
         await until(lambda: all(turn.initiator.sent >= count for turn, count in zip(turns, counts, strict=True)))
         seconds, cpu_s, loop_s = time.monotonic() - started, time.process_time() - cpu, time.thread_time() - loop_cpu
         used = {
             name: [after - earlier for after, earlier in zip(each, before.get(name, (0.0, 0.0)), strict=True)]
             for name, each in _read_threads().items()
         }
-        del used[str(threading.get_native_id())]
-        computed, waited = max(used.values())
-        await asyncio.to_thread(sink.communicate)
+        used.pop(str(threading.get_native_id()), None)
+        computed, waited = max(used.values(), default=(0.0, 0.0))
+        await asyncio.to_thread(sink.communicate, timeout=_TIMEOUT_S)
         assert source.returncode == sink.returncode == 0
         for turn in turns:
             turn.initiator.abort(Ending.SHUTDOWN)
@@ -184,11 +186,14 @@ def _show(runs: dict[int, list[Run]], mib: int) -> None:
     first, *others = runs
     for threads in others:
         pairs = list(zip(runs[first], runs[threads], strict=True))
+        timed = [pair for pair in pairs if pair[1].busiest_s > 0]  # All, where the kernel keeps `schedstat`.
         for what, ratios in (
             ("rate", [one.seconds / more.seconds for one, more in pairs]),
-            ("MiB for each second of the busiest thread", [one.busiest_s / more.busiest_s for one, more in pairs]),
+            ("MiB for each second of the busiest thread", [one.busiest_s / more.busiest_s for one, more in timed]),
             ("CPU a MiB", [more.cpu_s / one.cpu_s for one, more in pairs]),
         ):
+            if not ratios:
+                continue
             told = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
             print(f"{threads} workers / {first}, {what}: {told}")
 
