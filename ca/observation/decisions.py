@@ -203,13 +203,16 @@ class Decisions:
         while True:
             arrived = self._arrived
             last = await self._store.decisions.get_last_id()
-            page = await self._store.decisions.query(replace(wanted, after_id=after, limit=FOLLOW_PAGE))
-            if page:
-                after = page[-1].decision_id
-                yield page
+            look = await self._store.decisions.look(replace(wanted, after_id=after, limit=FOLLOW_PAGE))
+            if look.found:
+                yield look.found
+            if look.rest is not None:
+                after = look.rest.after_id or after
                 continue
-            # Nothing up to there matches, and IDs become visible in their order: it isn't looked through again.
-            after = max(after, last)
+            # IDs become visible in their order: what was looked through once isn't again.
+            after = max(after, last, *(each.decision_id for each in look.found[-1:]))
+            if look.found:
+                continue
             try:
                 async with asyncio.timeout(FOLLOW_IDLE_S):
                     await arrived.wait()

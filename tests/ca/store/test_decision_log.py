@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from ca.store import decision_log
@@ -61,6 +62,65 @@ async def test_each_filter_selects_and_the_order_is_as_said(tmp_path: Path) -> N
         assert await found(namespace="other") == []
         assert await found(reason=Reason.NO_RULE) == []
         assert await found(after_id=last - 2) == ["c2", "c3"]
+
+
+async def test_what_no_index_has_is_looked_for_in_portions_until_there_is_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each finds what one look would, whatever the portions are, also where many have the same time."""
+    base = decision("c")
+    program = "sha256:" + "c" * 64
+    records = [
+        msgspec.structs.replace(
+            base,
+            connection=f"c{number}",
+            time=NOW + number // 3,
+            answer=Answer.DENY if number % 4 == 0 else Answer.ALLOW,
+            would_deny=number % 4 == 1,
+            reason=Reason.NO_RULE if number % 4 < 2 else Reason.ALLOW_RULE,
+            namespace="shop" if number % 2 else "bank",
+            source=PartyRecord(workload="shop/web", program=program if number % 5 == 0 else base.source.program),
+        )
+        for number in range(40)
+    ]
+    async with opened(tmp_path / "d") as core:
+        log = core.store.decisions
+        await log.insert(records)
+        filters: tuple[dict[str, Any], ...] = (
+            {"program": program},
+            {"program": program, "limit": 3},
+            {"program": program, "denied": True},
+            {"namespace": "bank", "denied": True},
+            {"namespace": "shop", "denied": True},
+            {"namespace": "shop", "would_deny": True, "since": NOW + 2, "until": NOW + 11},
+            {"reason": Reason.ALLOW_RULE},
+            {"reason": Reason.NO_RULE, "denied": False},
+            {"workload": "shop/web", "program": program},
+            {"workload": "shop/db", "namespace": "bank", "limit": 7},
+            {"draft_differs": False, "denied": False, "limit": 9},
+            {"program": program, "after_id": 0},
+            {"denied": True, "after_id": 11, "limit": 4},
+            {"workload": "shop/db", "since": NOW + 3, "after_id": 2},
+        )
+        whole = [await log.query(DecisionFilter(**each)) for each in filters]
+        assert [number for number, found in enumerate(whole) if not found] == [4]  # Nothing of the shop is denied.
+        for portion in (1, 2, 7):
+            monkeypatch.setattr(decision_log, "LOOKED_AT_ONCE", portion)
+            assert [await log.query(DecisionFilter(**each)) for each in filters] == whole
+
+
+async def test_a_portion_says_what_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decision_log, "LOOKED_AT_ONCE", 2)
+    async with opened(tmp_path / "d") as core:
+        log = core.store.decisions
+        await log.insert([decision(f"c{number}", time=NOW + number) for number in range(5)])
+        look = await log.look(DecisionFilter(program="sha256:cc"))
+        assert (look.found, look.rest) == ([], DecisionFilter(program="sha256:cc", until=NOW + 2))
+        assert (await log.look(DecisionFilter(namespace="shop"))).rest is None  # An index has it as a whole.
+        look = await log.look(DecisionFilter(after_id=1, reason=Reason.SOCKET_SHARED))
+        assert look.rest == DecisionFilter(after_id=3, reason=Reason.SOCKET_SHARED)
+        assert (await log.look(DecisionFilter(after_id=3, reason=Reason.SOCKET_SHARED))).rest is None
+        assert (await log.look(DecisionFilter(after_id=5))).rest is None
 
 
 async def test_refusals_are_listed_newest_first_and_bounded(tmp_path: Path) -> None:
