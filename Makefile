@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 SOURCES := ca cli sidecar shared tests bench scripts
 
 .DEFAULT_GOAL := help
-.PHONY: help setup browser demo test lint types contracts unit coverage test-kubernetes test-node test-peers bench bench-growth soak format docs refusal site bundle release lock clean
+.PHONY: help setup browser demo test lint types contracts unit coverage test-kubernetes test-releases test-node test-peers bench bench-growth soak format docs refusal site bundle release lock clean
 
 help: ## Show these commands.
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,9 +38,12 @@ unit: setup browser ## Run the tests, JOBS=3 at a time. PYTEST="-k name" narrows
 coverage: setup browser ## The same, and show which lines and branches they don't reach. Takes half as long again.
 	$(BIN)/pytest -n $(JOBS) --cov --cov-report=term:skip-covered $(PYTEST)
 
-test-kubernetes: setup ## Run the tests against a real API server. PYTEST="-k name" narrows them, K8S=1.30 takes the oldest.
+test-kubernetes: setup ## Run the tests against a real API server. PYTEST="-k name" narrows them, K8S=oldest takes another.
 	@$(BIN)/python -m scripts.kubernetes api
 	$(BIN)/pytest -n 2 -m kubernetes -o faulthandler_timeout=900 tests/kubernetes $(PYTEST)
+
+test-releases: setup ## Run those that depend on the API server's release against the oldest one that is supported.
+	@$(MAKE) --no-print-directory test-kubernetes K8S=oldest PYTEST='-m each_release $(PYTEST)'
 
 test-node: setup ## Run the tests on a real node with our images (root). PYTEST="-k name" narrows them.
 	@$(BIN)/python -m scripts.kubernetes node

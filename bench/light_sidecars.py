@@ -91,7 +91,7 @@ async def enrol(ca: RunningCA, count: int) -> tuple[list[LightSidecar], list[Cli
                 except NotNowError as error:
                     raise BenchError(f"{instance} couldn't join: {error}") from error
                 context = make_context([root], None)
-                load_key(context, welcome.chain, request.key)
+                load_key(context, welcome.chain[:1], request.key)  # As the sidecar does: the leaf alone.
                 return LightSidecar(instance=instance, address=address, context=context), stream
 
         pairs = await asyncio.gather(*(join(number) for number in range(count)))

@@ -24,6 +24,7 @@ hypothesis.settings.load_profile("touchmark")
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "needs_root: runs only as root (own network namespaces or capabilities)")
     config.addinivalue_line("markers", "kubernetes: needs a real API server; `make test-kubernetes` runs these alone")
+    config.addinivalue_line("markers", "each_release: depends on the API server's release; `make test-releases`")
     config.addinivalue_line("markers", "peers: needs other implementations; `make test-peers` runs these alone")
     config.addinivalue_line("markers", "node: needs a real node; `make test-node` runs these alone")
 

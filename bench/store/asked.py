@@ -41,11 +41,11 @@ def _ask_ledger(now: float, old: float, hour: float) -> Mapping[str, Question]:
         "ledger: an authority, an hour": lambda s: s.ledger.list_lines(
             LedgerFilter(authority_id="a2", since=now - 1e5, until=now - 1e5 + hour)
         ),
-        "ledger: a sidecar": lambda s: s.ledger.list_lines(LedgerFilter(instance="s7")),
+        "ledger: a sidecar": lambda s: s.ledger.list_lines(LedgerFilter(instance="s8")),
         "ledger: a sidecar, an hour": lambda s: s.ledger.list_lines(
-            LedgerFilter(instance="s7", since=old, until=old + hour)
+            LedgerFilter(instance="s8", since=old, until=old + hour)
         ),
-        "ledger: a sidecar, what is alive": lambda s: s.ledger.list_lines(LedgerFilter(instance="s7", alive_at=now)),
+        "ledger: a sidecar, what is alive": lambda s: s.ledger.list_lines(LedgerFilter(instance="s8", alive_at=now)),
         "ledger: a workload": lambda s: s.ledger.list_lines(LedgerFilter(workload=_WEB)),
         "ledger: a workload, what is alive": lambda s: s.ledger.list_lines(LedgerFilter(workload=_WEB, alive_at=now)),
         "ledger: a digest, since": lambda s: s.ledger.list_lines(LedgerFilter(digest=f"{7:064d}", since=now - hour)),
@@ -58,7 +58,13 @@ def _ask_ledger(now: float, old: float, hour: float) -> Mapping[str, Question]:
 
 def _ask_decisions(now: float, old: float) -> Mapping[str, Question]:
     def ask(**wanted: object) -> Question:
-        return lambda s: s.decisions.query(DecisionFilter(**wanted))  # type: ignore[arg-type]  # Of its own fields.
+        # What no index has as a whole is looked for portion by portion, each of which is a question.
+        wanted_is = DecisionFilter(**wanted)  # type: ignore[arg-type]  # Of its own fields.
+
+        async def look(s: Store) -> object:
+            return (await s.decisions.look(wanted_is)).found
+
+        return look
 
     return {
         "decisions: the newest": ask(),
@@ -116,6 +122,7 @@ def _ask_others(now: float, old: float) -> Mapping[str, Question]:
         "audit: from the first on": lambda s: s.audit.list_lines(),
         "audit: an hour": lambda s: s.audit.list_lines(since=now - 5e5, until=now - 5e5 + 3600),
         "audit: the newest of long ago": lambda s: s.audit.list_lines(newest=True, until=now - 9e5),
+        "audit: going on within a window": lambda s: s.audit.list_lines(after=500_000, since=now - 9e5),
         "audit: nothing since": lambda s: s.audit.list_lines(since=now + 60),
         "journal: the newest": lambda s: s.authorities.list_journal(),
         "journal: long ago": lambda s: s.authorities.list_journal(since=now - 9e5, until=now - 9e5 + 60),
@@ -134,6 +141,7 @@ def _ask_others(now: float, old: float) -> Mapping[str, Question]:
 def _ask_sidecars(now: float) -> Mapping[str, Question]:
     return {
         "sidecars: those that are alive": lambda s: s.sidecars.list_live(now=now),
+        "sidecars: names of those that are alive": lambda s: s.sidecars.list_live_instances(now=now),
         "sidecars: one": lambda s: s.sidecars.get("s7"),
         "sidecars: forget": lambda s: s.sidecars.delete_silent(silent_since=now - 1e9, now=now),
         "sidecars: renewable": lambda s: s.sidecars.list_renewable(grace_s=60),

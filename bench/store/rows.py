@@ -35,12 +35,15 @@ _ROWS: Final[Mapping[str, tuple[float, Mapping[str, str]]]] = {
         1,
         {
             "serial": "{pad 32 of i}",
-            "identity": "'spiffe://touchmark.local/ns/ns' || (i % 50) || '/sa/web/sha256/' || {pad 64 of (i % 1000)}",
+            # One in seven is a sidecar's own.
+            "identity": "'spiffe://touchmark.local/ns/ns' || (i % 50) || '/sa/web/' ||"
+            " CASE WHEN (i / 200) % 7 = 0 THEN 'sidecar' ELSE 'sha256/' || {pad 64 of (i % 1000)} END",
             "namespace": "'ns' || (i % 50)",
             "service_account": "'web'",
-            "kind": "CASE WHEN i % 10 = 0 THEN 'sidecar' ELSE 'program' END",
+            "kind": "CASE WHEN (i / 200) % 7 = 0 THEN 'sidecar' ELSE 'program' END",
             "authority_id": "'a' || (i / 4000)",
-            "instance": "'s' || (i % 200)",
+            # A hundred sidecars have 5,000 each, the others a hundred.
+            "instance": "'s' || (CASE WHEN i % 2 = 0 THEN i % 200 ELSE i % 10000 END)",
             "issued": ":now - 10.0 * i",
             "not_before": ":now - 10.0 * i",
             "not_after": ":now - 10.0 * i + 18000",
@@ -48,7 +51,7 @@ _ROWS: Final[Mapping[str, tuple[float, Mapping[str, str]]]] = {
             "pid": "1",
             "uid": "1",
             "approved_by": "''",
-            "digest": "{pad 64 of (i % 1000)}",
+            "digest": "CASE WHEN (i / 200) % 7 = 0 THEN '' ELSE {pad 64 of (i % 1000)} END",
         },
     ),
     "decisions": (
@@ -76,7 +79,9 @@ _ROWS: Final[Mapping[str, tuple[float, Mapping[str, str]]]] = {
         {
             "digest": "{pad 64 of i}",
             "source_namespace": "'ns' || (i % 20)",
-            "destination_namespace": "'ns' || ((i / 20) % 20)",
+            # One in twenty leads to another namespace.
+            "destination_namespace": "'ns' || ((i % 20 + ((i / 20) % 20) / 19) % 20)",
+            "first_hour": ":hour - i % 744",
             "last_hour": ":hour - i % 744",
             "description": ":edge_key",
             "evidence": ":evidence",

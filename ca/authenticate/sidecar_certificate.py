@@ -12,6 +12,7 @@ from ca.store.records import BACKDATED_S, AuthorityRecord, CertificateRecord, Jo
 from ca.store.store import Store
 from shared.model.errors import RefusedError, VerificationError
 from shared.model.identity.identity import Identity, IdentityKind
+from shared.model.trust.bundle import TrustBundle
 from shared.model.trust.certificate import BundleVerifier, EvictedError, read_instance
 
 _log = structlog.get_logger("touchmark.ca")
@@ -31,14 +32,14 @@ class CertificateAuthentication:
     def __init__(self, *, store: Store, authorities: Authorities) -> None:
         self._store = store
         self._authorities = authorities
-        self._verifier = BundleVerifier(authorities.bundle())
+        self._verifier = _make_verifier(authorities.bundle())
 
     @property
     def verifier(self) -> BundleVerifier:
         """The verifier of the current trust bundle."""
         bundle = self._authorities.bundle()
         if self._verifier.bundle != bundle:
-            self._verifier = BundleVerifier(bundle)
+            self._verifier = _make_verifier(bundle)
         return self._verifier
 
     async def authenticate(self, leaf: x509.Certificate, *, claimed: str, now: float) -> JoinGrant:
@@ -114,6 +115,11 @@ class CertificateAuthentication:
         await self._store.ledger.record(line)
         _log.info("certificate_entered_after_restore", instance=claimed, serial=f"{leaf.serial_number:x}")
         return line
+
+
+def _make_verifier(bundle: TrustBundle) -> BundleVerifier:
+    """A sidecar comes once with each certificate, or a few times: its chain isn't worth its memory."""
+    return BundleVerifier(bundle, most_remembered=0)
 
 
 def find_issuer(leaf: x509.Certificate, records: Sequence[AuthorityRecord]) -> AuthorityRecord | None:

@@ -28,6 +28,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from ca.authority.authorities import Authorities, ServerSigner
 from ca.authority.published_roots import PublishedRoots
 from ca.authority.sign import sign_server
+from ca.store.records import AuthorityKind
 from shared.model.errors import InputError, UnavailableError
 from shared.model.trust.root_hint import is_hinted, parse_root_hint
 
@@ -101,7 +102,11 @@ class ServerCertificate:
             UnavailableError: the active authority has ended, or nearly.
         """
         bundle = self._authorities.bundle()
-        trusted = (*bundle.roots, *bundle.issuers)
+        # Sidecars show their own certificate alone. Who comes with one of an issuer that is trusted no more is let in
+        # to be told so: as when it showed the issuer, too.
+        records = self._authorities.snapshot.records
+        known = (r.certificate for r in records if r.kind is AuthorityKind.ISSUING and now < r.not_after)
+        trusted = (*bundle.roots, *known)
         served: list[_Served] = []
         for signer in self._authorities.snapshot.server_signers:
             try:

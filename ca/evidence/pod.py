@@ -50,7 +50,7 @@ _OPTIONS: Final = frozenset(
     {
         "--capture", "--ca", "--trust-domain", "--service-account-token", "--trust-file", "--health-port",
         "--drain-seconds", "--log-level", "--log-format", "--max-connections", "--max-executable-bytes",
-        "--mtls-ports", "--mtls-destination-ports",
+        "--mtls-ports", "--mtls-destination-ports", "--workers",
     }
 )  # fmt: skip
 _VARIABLES: Final = "TOUCHMARK_"

@@ -25,7 +25,7 @@ from msgspec import UNSET
 
 from ca.allowance import Allowance, LineAllowance
 from ca.metrics import Metrics
-from ca.store.decision_log import encode_record
+from ca.store.decision_log import StoredPart, encode_record
 from ca.store.edges.edge import Report
 from ca.store.records import DecisionFilter, StoredDecision
 from ca.store.store import Store
@@ -68,7 +68,7 @@ class Decisions:
 
     Arguments:
         limits: what retention keeps.
-        on_stored: told of each batch that is stored, once.
+        on_stored: told of each record that is stored, once; of many at a time.
         monotonic: seconds.
     """
 
@@ -126,9 +126,10 @@ class Decisions:
         self._metrics.decisions_corrected.inc(changed)
         kept = len(corrected) if batch is None else self._take_allowance(instance, len(corrected))
 
-        def note(last_id: int | None) -> None:
-            if last_id is not None:  # Otherwise the acknowledgement was lost.
-                self._note_stored(last_id, corrected[:kept], lost)
+        def note(part: StoredPart | None) -> None:
+            if part is not None:  # Otherwise the acknowledgement was lost.
+                stored = corrected[:kept][part.begin : part.end]
+                self._note_stored(part.last_id, stored, lost if part.begin == 0 else 0)
 
         if batch is not None:
             # As ``msgspec.json.encode((batch, lost, corrected))``, of which each record was written already.
@@ -145,9 +146,11 @@ class Decisions:
                 corrected, report, texts=texts[:kept], digest=digest, on_commit=note
             )
         elif corrected:
-            await self._store.decisions.insert(corrected, on_commit=note)
+            await self._store.decisions.insert(
+                corrected, on_commit=lambda last_id: self._note_stored(last_id or 0, corrected, lost)
+            )
         else:
-            note(0)
+            self._note_stored(0, corrected, lost)
 
     def _take_allowance(self, instance: str, count: int) -> int:
         """Return how many of a sidecar's records are kept one by one."""
@@ -200,13 +203,16 @@ class Decisions:
         while True:
             arrived = self._arrived
             last = await self._store.decisions.get_last_id()
-            page = await self._store.decisions.query(replace(wanted, after_id=after, limit=FOLLOW_PAGE))
-            if page:
-                after = page[-1].decision_id
-                yield page
+            look = await self._store.decisions.look(replace(wanted, after_id=after, limit=FOLLOW_PAGE))
+            if look.found:
+                yield look.found
+            if look.rest is not None:
+                after = look.rest.after_id or after
                 continue
-            # Nothing up to there matches, and IDs become visible in their order: it isn't looked through again.
-            after = max(after, last)
+            # IDs become visible in their order: what was looked through once isn't again.
+            after = max(after, last, *(each.decision_id for each in look.found[-1:]))
+            if look.found:
+                continue
             try:
                 async with asyncio.timeout(FOLLOW_IDLE_S):
                     await arrived.wait()

@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Final
 
 from ca.store.edges.edge import StoredEdge
 from shared.model.policy.decision import Answer, PartyRecord
 from shared.model.policy.rules import Direction
 from shared.model.wire.admin_edges import NAMELESS, EdgeEnd, EdgeOutcome, EdgeView
 
+_BOTH: Final = (Direction.EGRESS, Direction.INGRESS)
 _Name = tuple[str, str, int, str, str]  # The ends' names, the port, and the ends' programs.
 
 
@@ -44,7 +46,10 @@ def join_edges(rows: Iterable[StoredEdge]) -> list[EdgeView]:
     for row in rows:
         key = row.key
         source, destination = key.source, key.destination
-        name = name_party(source), name_party(destination), key.port, source.program, destination.program
+        name = (
+            source.workload or name_party(source), destination.workload or name_party(destination), key.port,
+            source.program, destination.program,
+        )  # fmt: skip
         found = groups.get(name)
         if found is None:
             groups[name] = [row]
@@ -66,7 +71,10 @@ def name_party(party: PartyRecord) -> str:
 def _join_pair(found: Sequence[tuple[_Name, list[StoredEdge]]]) -> list[EdgeView]:
     """Join a pair's views, in the order of programs."""
     if len(found) == 1:
-        return [_make_view(*_divide(found[0][1]))]
+        rows = found[0][1]
+        if len(rows) == 2 and rows[0].key.side is not rows[1].key.side:  # As most are.
+            return [make_view_of_both(*(rows if rows[0].key.side is Direction.EGRESS else rows[::-1]))]
+        return [make_view(*_divide(rows))]
     groups = [_Group(name[3], name[4], *_divide(rows)) for name, rows in found]
     sources = [group for group in groups if group.of_source]
     lone = [group for group in groups if not group.of_source]
@@ -76,11 +84,11 @@ def _join_pair(found: Sequence[tuple[_Name, list[StoredEdge]]]) -> list[EdgeView
         fits = [each for each in lone if source in fitting[id(each)]]
         if len(fits) == 1 and len(fitting[id(fits[0])]) == 1 and not source.of_destination:
             taken.add(id(fits[0]))
-            views.append(_make_view(source.of_source, fits[0].of_destination))
+            views.append(make_view(source.of_source, fits[0].of_destination))
         else:
-            views.append(_make_view(source.of_source, source.of_destination))
+            views.append(make_view(source.of_source, source.of_destination))
     views += [
-        _make_view([], each.of_destination, is_counted=not fitting[id(each)]) for each in lone if id(each) not in taken
+        make_view([], each.of_destination, is_counted=not fitting[id(each)]) for each in lone if id(each) not in taken
     ]
     views.sort(key=lambda view: (view.source.program, view.destination.program))
     return views
@@ -94,9 +102,47 @@ def _divide(rows: Sequence[StoredEdge]) -> tuple[list[StoredEdge], list[StoredEd
     return of_source, [row for row in rows if row.key.side is not Direction.EGRESS]
 
 
-def _make_view(
+def make_view_of_both(ours: StoredEdge, other: StoredEdge) -> EdgeView:
+    """Return what ``make_view`` does of one view of the source's side and one of the destination's, in less time."""
+    key, its = ours.key, other.key
+    outcomes = _make_outcome(ours), _make_outcome(other)
+    # The strictest is first; of two that are equally strict the source's.
+    is_stricter = (its.answer is not Answer.DENY, not its.would_deny) < (
+        key.answer is not Answer.DENY,
+        not key.would_deny,
+    )
+    return EdgeView(
+        source=_make_end_of_both(key.source, its.source, ours),
+        destination=_make_end_of_both(key.destination, its.destination, other),
+        port=key.port,
+        connections=ours.opened,
+        bytes_sent=ours.bytes_sent,
+        bytes_received=ours.bytes_received,
+        first=min(ours.first, other.first),
+        last=max(ours.last, other.last),
+        reported_by=_BOTH,
+        outcomes=outcomes[::-1] if is_stricter else outcomes,
+        is_lossy=ours.is_lossy or other.is_lossy,
+    )
+
+
+def _make_end_of_both(ours: PartyRecord, other: PartyRecord, own: StoredEdge) -> EdgeEnd:
+    evidence = own.evidence
+    return EdgeEnd(
+        workload=ours.workload or other.workload,
+        listed=ours.listed or other.listed,
+        identity=ours.identity or other.identity,
+        address=ours.address or other.address,
+        program=ours.program,  # They wouldn't be together otherwise.
+        path=evidence.path,
+        pods=evidence.pods if len(evidence.pods) < 2 else tuple(sorted(evidence.pods)),
+    )
+
+
+def make_view(
     of_source: Sequence[StoredEdge], of_destination: Sequence[StoredEdge], *, is_counted: bool = True
 ) -> EdgeView:
+    """Return one edge of what each side's sidecars reported of it."""
     rows = [*of_source, *of_destination]
     keys = [row.key for row in rows]
     counting = of_source or of_destination

@@ -87,7 +87,9 @@ async def find_refusals(
     states = {name: await store.namespaces.get_state(name) for name in sorted(find_namespaces(seen) | {namespace})}
     if candidate is not None:
         states = _with_candidate(states, namespace, candidate)
-    refusals = {(each.workload, str(each.program)): each for each in await store.refusals.list_all()}
+    refusals = {
+        (each.workload, str(each.program)): each for name in states for each in await store.refusals.list_all(name)
+    }
     found: Finding = await judge(lambda check: find_blockers(seen, states, namespace, check=check))
     blockers, closed = list(found.blockers), []
     # Who may edit another namespace refuses nothing of this one's.

@@ -10,6 +10,7 @@ import contextlib
 import socket
 from typing import Final
 
+import structlog
 from aiohttp import web
 
 from ca.api.access.callers import Callers, find_gid
@@ -38,13 +39,15 @@ from ca.authenticate.sidecar_certificate import CertificateAuthentication
 from ca.connections import ConnectionRoom
 from ca.distribution.live_connections import Survey
 from ca.http_faults import make_server_logger
-from ca.listening import MAX_HEADERS, serve_tls
+from ca.listening import MAX_HEADERS, SHUTDOWN_S, serve_tls
 from ca.runtime.admin_socket import bind_admin_socket
 from ca.runtime.compose import RunningCA
+from ca.runtime.freed_memory import FreedMemory
 from ca.runtime.listeners import Listeners
 from ca.runtime.memory_limit import count_places, find_memory_limit
 from shared.model.trust.admin_access import MAX_AUTHORIZATION_CHARACTERS
 from shared.model.wire.messages import STREAM_PATH
+from shared.runtime.tasks import Tasks
 
 # How long a connection of the admin API may take to its first request's complete head, and from an answer to the next.
 KEEPALIVE_S: Final = 30.0
@@ -58,6 +61,8 @@ MAX_FIRST_MESSAGE_BYTES: Final = 65_536
 MAX_ADMIN_CONNECTIONS: Final = 256
 # Of one authenticated caller at one of them.
 MAX_ADMIN_CONNECTIONS_OF_ONE: Final = 64
+
+_log = structlog.get_logger("touchmark.ca")
 
 
 async def serve(stack: contextlib.AsyncExitStack, ca: RunningCA, listeners: Listeners) -> None:
@@ -132,6 +137,8 @@ async def _serve_sidecars(
         tracer=ca.tracer,
         clock=ca.clock,
     )
+    tasks = Tasks(lambda name, error: _log.error("task_failed", task=name, error=repr(error)))
+    stack.push_async_callback(tasks.close, timeout_s=SHUTDOWN_S)
     room = ConnectionRoom(
         count_places(find_memory_limit()),
         note_closed=ca.metrics.streams_refused.labels(code="displaced").inc,
@@ -149,6 +156,7 @@ async def _serve_sidecars(
         metrics=ca.metrics,
         room=room,
         find_certificate=ca.server_certificate.find_certificate,
+        note_ended=FreedMemory(tasks).note_ended,
     )
     application = web.Application(client_max_size=65_536)
     application.router.add_get(STREAM_PATH, stream.serve)

@@ -105,7 +105,11 @@ class AuthorityRecords:
         self, *, limit: int = 100, since: float | None = None, until: float | None = None
     ) -> list[JournalEntry]:
         """Return the last entries, newest first; of the time from ``since`` to ``until`` (seconds since the epoch)."""
-        query = select(journal).order_by(journal.c.entry_id.desc()).limit(limit)
+        query = select(journal).limit(limit)
+        if since is None and until is None:
+            query = query.order_by(journal.c.entry_id.desc())
+        else:  # By the index that has the times.
+            query = query.order_by(journal.c.time.desc(), journal.c.entry_id.desc())
         if since is not None:
             query = query.where(journal.c.time >= since)
         if until is not None:

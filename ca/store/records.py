@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
+import msgspec
+
 from shared.model.identity.identity import Identity, Workload
 from shared.model.identity.loaded_code import ApprovedCode
 from shared.model.identity.program import Program
@@ -62,9 +64,8 @@ class JoinGrant:
     granted: float = field(default=0.0, compare=False)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SidecarRecord:
-    """One sidecar.
+class SidecarRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One sidecar. A struct: there are thousands, which take a fifth of the time to make.
 
     Attributes:
         allowed_addresses: those of its grant.
@@ -84,7 +85,7 @@ class SidecarRecord:
     workload: Workload
     allowed_addresses: tuple[str, ...]
     addresses: tuple[str, ...] = ()
-    labels: dict[str, str] = field(default_factory=dict)
+    labels: dict[str, str] = {}
     tunnel_port: int = 0
     version: str = ""
     capture: str = ""
@@ -92,7 +93,7 @@ class SidecarRecord:
     last_seen: float = 0.0
     connected: bool = False
     installed_sequence: int = 0
-    namespace_versions: dict[str, int] = field(default_factory=dict)
+    namespace_versions: dict[str, int] = {}
     pod_uid: str = ""
     clock_offset_s: float | None = None
     evicted: float | None = None

@@ -111,6 +111,7 @@ journal: Final = Table(
     Column("rotation_id", BigInteger),
     Column("authority_id", Text, nullable=False),
     Column("detail", Text, nullable=False),
+    Index("ix_journal_time", "time", "entry_id"),
 )
 
 join_tokens: Final = Table(

@@ -1,4 +1,7 @@
-"""``python -m scripts.kubernetes api|node``: prepare what this level's tests need; quick when it exists already."""
+"""``python -m scripts.kubernetes api|releases|node``: prepare what these tests need; quick when it exists already.
+
+``api`` looks at ``K8S`` (`binaries.list_api`); ``releases`` are the API servers of the other releases alone.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,8 @@ def main(arguments: list[str]) -> int:
         match arguments:
             case ["api"]:
                 prepare_api()
+            case ["releases"]:
+                binaries.build(tuple(binaries.OTHERS.values()))
             case ["node"]:
                 prepare_node()
             case _:

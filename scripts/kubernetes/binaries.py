@@ -2,7 +2,7 @@
 
 `components/`, `oldest/` and `coredns/` are small Go modules with one main package a program; their ``go.sum`` pins
 everything by hash. `oldest/` is the API server of the oldest release that Touchmark supports: `make test-kubernetes
-K8S=1.30`. k8s.io/kubernetes names its staging modules by paths that hold only in its own tree, so that ``go.mod``
+K8S=oldest`. k8s.io/kubernetes names its staging modules by paths that hold only in its own tree, so that ``go.mod``
 replaces each by the published module of the same release. `helm/` names Helm as its tool, since nobody can import its
 main package; it pins Kubernetes' libraries of that release.
 """
@@ -20,24 +20,30 @@ from scripts.kubernetes import cache, packages
 
 HERE = Path(__file__).parent
 API = ("kube-apiserver", "kubectl")
-OLDEST_API = "oldest-kube-apiserver"
+# The API servers of other releases, by their Go modules.
+OTHERS = {"oldest": "oldest-kube-apiserver"}
 HELM = "helm"
 NODE = (*API, "kube-controller-manager", "kube-scheduler", "kube-proxy", "kubelet", "coredns", "pause")
-_GO_AT_LEAST = (1, 24)
 
 
 def list_api() -> tuple[str, ...]:
-    """The programs of the API level, by ``K8S`` in the environment: a minor version, or empty for the newest.
+    """The programs of the API level, by ``K8S`` in the environment: ``oldest``, a minor version or empty.
 
     Raises:
         cache.SetupError: there is no such version here.
     """
-    wanted, oldest = os.environ.get("K8S", ""), version("oldest").rpartition(".")[0]
-    if wanted in ("", version().rpartition(".")[0]):
+    wanted = os.environ.get("K8S", "")
+    if wanted in ("", _minor("components")):
         return API
-    if wanted == oldest:
-        return (OLDEST_API, "kubectl")
-    raise cache.SetupError(f"K8S={wanted}: there are {oldest} and {version().rpartition('.')[0]}")
+    for module, program in OTHERS.items():
+        if wanted in (module, _minor(module)):
+            return (program, "kubectl")
+    there = (_minor("components"), *(f"{_minor(module)} ({module})" for module in OTHERS))
+    raise cache.SetupError(f"K8S={wanted}: there are {', '.join(there)}")
+
+
+def _minor(module: str) -> str:
+    return version(module).rpartition(".")[0]
 
 
 def version(module: str = "components") -> str:
@@ -73,7 +79,7 @@ def build(programs: Sequence[str]) -> None:
         stale = [program for program in programs if not _is_current(program)]
         if not stale:
             return
-        go = _find_go()
+        go = _find_go(max(_needed_go(module) for module in map(_module, stale)))
         cache.say(f"building {', '.join(stale)} (minutes from empty caches)")
         (cache.directory() / "bin").mkdir(exist_ok=True)
         for module in dict.fromkeys(map(_module, stale)):
@@ -81,7 +87,8 @@ def build(programs: Sequence[str]) -> None:
 
 
 def _module(program: str) -> Path:
-    return HERE / {"coredns": "coredns", OLDEST_API: "oldest", HELM: "helm"}.get(program, "components")
+    others = {other: module for module, other in OTHERS.items()}
+    return HERE / ({"coredns": "coredns", HELM: "helm"} | others).get(program, "components")
 
 
 def sources(program: str) -> list[Path]:
@@ -112,7 +119,8 @@ def key(program: str) -> str:
 def _linker_flags(program: str) -> list[str]:
     if program == HELM:
         return ["-s", "-w"]
-    release = version("oldest") if program == OLDEST_API else version()
+    module = _module(program).name
+    release = version(module if module in OTHERS else "components")
     major, minor, _ = release.split(".")
     place = "k8s.io/component-base/version"
     values = {
@@ -149,19 +157,27 @@ def _package(program: str) -> str:
     return {"coredns": ".", HELM: "helm.sh/helm/v3/cmd/helm"}.get(program, f"./cmd/{program}")
 
 
-def _find_go() -> Path:
+def _needed_go(module: Path) -> tuple[int, int]:
+    """The Go that a module's ``go.mod`` asks for."""
+    found = re.search(r"^go (\d+)\.(\d+)", (module / "go.mod").read_text(encoding="utf-8"), re.MULTILINE)
+    assert found is not None
+    return int(found[1]), int(found[2])
+
+
+def _find_go(at_least: tuple[int, int]) -> Path:
+    needed = f"Go {at_least[0]}.{at_least[1]} or newer"
     for candidate in (packages.which("go"), Path("/usr/local/go/bin/go"), Path("/usr/lib/go/bin/go")):
         if candidate is not None and os.access(candidate, os.X_OK):
             break
     else:
         raise cache.SetupError(
-            "no Go here: Go 1.24 or newer builds Kubernetes' programs (or point KUBEBUILDER_ASSETS to envtest's)"
+            f"no Go here: {needed} builds Kubernetes' programs (or point KUBEBUILDER_ASSETS to envtest's)"
         )
     env = {**os.environ, "GOTOOLCHAIN": "local"}
     text = subprocess.run(
         [candidate, "env", "GOVERSION"], check=True, text=True, stdout=subprocess.PIPE, env=env
     ).stdout
     found = re.match(r"go(\d+)\.(\d+)", text)
-    if found is None or (int(found[1]), int(found[2])) < _GO_AT_LEAST:
-        raise cache.SetupError(f"{candidate} is {text.strip()}; Kubernetes {version()} needs Go 1.24 or newer")
+    if found is None or (int(found[1]), int(found[2])) < at_least:
+        raise cache.SetupError(f"{candidate} is {text.strip()}; Kubernetes' programs need {needed}")
     return candidate

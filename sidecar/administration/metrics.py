@@ -7,6 +7,7 @@ them: no label holds an identity, an address, a path or anything else that a pee
 
 from __future__ import annotations
 
+import asyncio
 import os
 import resource
 import time
@@ -15,8 +16,9 @@ from typing import TYPE_CHECKING, Final
 from shared.model.policy.rules import Direction, Mode
 from shared.model.version import VERSION
 from sidecar.figures.exposition import Page
-from sidecar.native.engine import current_engine
+from sidecar.native.engine import current_engine, current_workers
 from sidecar.probing.life import Life, Serving
+from sidecar.tunnel.lending import count_turns
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,6 +70,7 @@ class Metrics:
             "By how much the event loop was late at worst since the last scrape.",
             self._take_max_lag_s(),
         )
+        _add_workers(page)
         _add_process(page, self._started)
         if isinstance(stage, Serving):
             _add_connections(page, stage.sidecar)
@@ -85,6 +88,18 @@ def list_bounds(sidecar: Sidecar) -> tuple[tuple[str, int, int], ...]:
         ("strangers", len(rooms.strangers), rooms.strangers.limit),
         ("peers", len(rooms.peers), rooms.peers.limit),
         ("handshakes", len(sidecar.handshakes), sidecar.handshakes.limit),
+    )
+
+
+def _add_workers(page: Page) -> None:
+    turns = count_turns(asyncio.get_running_loop())
+    page.add_gauge(
+        f"{_PREFIX}workers", "Threads that may move established connections; 0: Python moves them.", current_workers()
+    )
+    page.add_gauge(
+        f"{_PREFIX}worker_turns",
+        "Connections that a thread moves now, without the event loop.",
+        [({"worker": str(number)}, count) for number, count in enumerate(turns)],
     )
 
 

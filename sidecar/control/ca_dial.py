@@ -75,14 +75,17 @@ async def fetch_pinned_root(ca: tuple[str, int], pin: str, *, mark: int, timeout
 
 
 def make_context(roots: Sequence[bytes], credential: Credential | None) -> ssl.SSLContext:
-    """Make a TLS 1.3 client context that trusts exactly these roots (DER) and shows ``credential``, if any."""
+    """Make a TLS 1.3 client context that trusts exactly these roots (DER) and shows ``credential``, if any.
+
+    Shown is the leaf alone: the CA knows its issuers, and would keep each sidecar's copy as long as the stream is open.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.check_hostname = False  # The CA is known by its SPIFFE ID (``check_server``), whatever its address is.
     context.verify_mode = ssl.CERT_REQUIRED
     context.load_verify_locations(cadata=b"".join(roots))
     if credential is not None:
-        load_key(context, credential.chain, credential.key)
+        load_key(context, credential.chain[:1], credential.key)
     return context
 
 

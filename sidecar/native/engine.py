@@ -100,6 +100,7 @@ def _is_current(digest: str) -> bool:
 
 
 _chosen = Wanted.AUTO
+_workers = 1
 
 
 def choose(wanted: Wanted) -> Wanted:
@@ -125,6 +126,18 @@ def current_loop() -> Loop | None:
 def current_look() -> Look | None:
     """Return the compiled looks; None: Python makes them."""
     return None if _chosen is Wanted.PYTHON or load() is None else _load_look()
+
+
+def choose_workers(count: int) -> int:
+    """Have event loops that begin to lend from now on start so many threads at most; return the choice before."""
+    global _workers
+    before, _workers = _workers, count
+    return before
+
+
+def current_workers() -> int:
+    """Return how many threads may move the bytes of established turns; 0: Python moves them."""
+    return 0 if current_loop() is None else _workers
 
 
 def current_engine() -> Engine:

@@ -22,7 +22,7 @@ from sidecar.control.renewing import ByRenewal
 from sidecar.credential.renewal_key import begin_renewal_key, load_renewal_key
 from sidecar.credential.state_directory import StateDirectory
 from sidecar.hostnames.nameservers import read_nameservers
-from sidecar.native.engine import choose
+from sidecar.native.engine import choose, choose_workers
 from sidecar.parts import Limits
 from sidecar.runtime.privileges import CAP_NET_ADMIN, KEPT, become_user, effective, keep_only, keep_what_a_pod_gives
 from sidecar.settings.configuration import TOKEN_VARIABLE, CaptureKind, Configuration, Hold
@@ -73,6 +73,7 @@ def prepare(configuration: Configuration) -> Prepared:
         MachineError: an address can't be had, the redirect can't be installed, privileges can't be dropped.
     """
     choose(configuration.engine)
+    choose_workers(configuration.workers)
     configuration, joining, ca = _choose_joining(configuration)
     log = 1 if configuration.log_file is None else _open_log(configuration.log_file)
     limits = _limit(configuration)

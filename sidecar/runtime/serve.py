@@ -13,7 +13,7 @@ from typing import Any, Final
 from shared.runtime.interpreter import settle_collector
 from sidecar.control.feed import CertificateExpiredError, Feed
 from sidecar.events import Events
-from sidecar.native.engine import current_engine
+from sidecar.native.engine import current_engine, current_workers
 from sidecar.probing.life import Life
 from sidecar.runtime.compose import Composition
 from sidecar.runtime.live_checks import watch_ages, watch_holders, watch_programs
@@ -61,6 +61,7 @@ async def serve(parts: Composition, prepared: Prepared, life: Life, events: Even
         mode=sidecar.policies.mode.value,
         pages_locked=prepared.pages_locked,
         engine=current_engine().value,
+        workers=current_workers(),
         holds_connects=prepared.hold.value,
         ca_version=parts.opener.uplink.ca_version,
     )

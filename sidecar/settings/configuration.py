@@ -120,6 +120,7 @@ class Configuration:
         has_admin_socket: `touchmark sidecar` is answered.
         watchdog_s: how long the event loop may stand still before the sidecar ends; 0: for ever.
         engine: what moves bytes.
+        workers: how many threads of it at most, for established connections.
         traces_frames: an event is written for each frame of a tunnel.
         nameservers: who is asked for the host names of egress rules; empty: those of ``/etc/resolv.conf`` at the start.
         mtls_ports: ports at which outsiders are served by plain mTLS only; with explicit listeners, of their `listen`.
@@ -158,6 +159,7 @@ class Configuration:
     has_admin_socket: bool = True
     watchdog_s: float = 30.0
     engine: Wanted = Wanted.AUTO
+    workers: int = 1
     traces_frames: bool = False
     nameservers: tuple[Endpoint, ...] = ()
     mtls_ports: tuple[int, ...] = ()

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from shared.model.errors import IdentityError, InputError
 from shared.model.formats.line import LineFormat
 from shared.model.identity.identity import check_trust_domain
+from shared.model.kubernetes.contract import MAX_WORKERS
 from shared.runtime.settings import Setting, make_parser, read_environment, read_options
 from sidecar.events import LEVELS
 from sidecar.native.engine import Wanted
@@ -230,6 +231,12 @@ SETTINGS = (
         name="engine", options=("--engine",), yaml="engine", choices=tuple(each.value for each in Wanted), parse=Wanted,
         default=_DEFAULTS.engine.value,
         help="what moves bytes and looks at processes: what was compiled if it is there, that or no start, or Python",
+    ),
+    Setting(
+        name="workers", options=("--workers",), yaml="workers", metavar="NUMBER",
+        parse=partial(parse_natural, least=1, most=MAX_WORKERS), default=str(_DEFAULTS.workers),
+        help="threads that move the bytes of established connections, where what was compiled is there: "
+        "as many cores as they may use beside the event loop's",
     ),
     Setting(
         name="instance", options=("--instance",), yaml="instance", metavar="NAME", parse=parse_instance,

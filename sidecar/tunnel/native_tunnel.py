@@ -1,7 +1,7 @@
 """A tunnel whose plain DATA is moved by the compiled loop; everything else as ``tunnel.py`` does it.
 
 Belongs here: calling the loop for one tunnel, lending a steady turn to a mover's thread, and what their results mean.
-Doesn't: loop and mover (``sidecar/native/``), the thread's life (``lending.py``), states, control frames and ends
+Doesn't: loop and mover (``sidecar/native/``), the threads' life (``lending.py``), states, control frames and ends
 (``tunnel.py``). The key's use is counted here, and a used up room stops the loop.
 """
 
@@ -15,7 +15,7 @@ from OpenSSL import SSL
 from sidecar.tls.key_limit import MAX_KEY_BYTES
 from sidecar.tls.records import name_error
 from sidecar.tunnel.frames import FrameType
-from sidecar.tunnel.lending import Lending, lending_of
+from sidecar.tunnel.lending import Worker, lending_of
 from sidecar.tunnel.tunnel import Tunnel
 from sidecar.tunnel.user import Loss, Renewal, TunnelUser
 
@@ -89,13 +89,13 @@ class NativeTunnel(Tunnel):
         arguments: those of ``Tunnel``, without a trace: the loop shows no frame.
     """
 
-    __slots__ = ("_lending", "_native", "_number", "_passing", "_patience", "_steady", "_watch_lent")
+    __slots__ = ("_native", "_number", "_passing", "_patience", "_steady", "_watch_lent", "_worker")
 
     def __init__(self, native: Loop, **arguments: Any) -> None:
         super().__init__(**arguments)
         self._native = native
         self._passing: PassingUser | None = None
-        self._lending: Lending | None = None  # While the turn is lent, with the stay's number.
+        self._worker: Worker | None = None  # While the turn is lent to it, with the stay's number.
         self._number = 0
         self._watch_lent: Watch | None = None
         self._patience = self._steady = STEADY_CALLS
@@ -118,7 +118,7 @@ class NativeTunnel(Tunnel):
     @property
     def is_lent(self) -> bool:
         """Whether a mover has the turn now."""
-        return self._lending is not None
+        return self._worker is not None
 
     def note_steady(self) -> None:
         """A call of the loop ended as it should: after enough of them the turn is lent, if nothing is under way."""
@@ -137,7 +137,7 @@ class NativeTunnel(Tunnel):
             or not self.can_carry
             or self._reader.rest
             or min(send_room, receive_room) < 0
-            or self._lending is not None
+            or self._worker is not None
         ):
             return
         lendable = user.find_lendable()
@@ -146,11 +146,12 @@ class NativeTunnel(Tunnel):
         try:
             lending = lending_of(self.loop, self._native)
             lending.allow(self.loop)
+            worker = lending.find_worker(self.loop)
             # Not before the loop has let go of both: what is in epoll twice is reported twice.
             self._watch.lend()
             lendable.watch.lend()
             self._watch_lent = lendable.watch
-            number = lending.mover.lend(
+            number = worker.mover.lend(
                 self._tls.address,
                 lendable.application,
                 self.connection.fileno(),
@@ -164,8 +165,8 @@ class NativeTunnel(Tunnel):
             if isinstance(error, OSError):  # No descriptor or no thread is left: Python goes on.
                 return
             raise
-        self._lending, self._number = lending, number
-        lending.note(number, self.take_back)
+        self._worker, self._number = worker, number
+        worker.note(number, self.take_back)
 
     def _regain(self) -> None:
         self._watch.regain()
@@ -175,18 +176,18 @@ class NativeTunnel(Tunnel):
 
     def count_lent(self) -> tuple[int, int]:
         """Return how many bytes a mover has read from the application and written to it, during this stay."""
-        return (0, 0) if self._lending is None else self._lending.mover.counts(self._number)
+        return (0, 0) if self._worker is None else self._worker.mover.counts(self._number)
 
     def take_back(self) -> None:
         """Own the turn again, if it is lent, and go on where the mover stopped."""
-        lending, self._lending = self._lending, None
-        if lending is None:
+        worker, self._worker = self._worker, None
+        if worker is None:
             return
-        lending.forget(self._number)
+        worker.forget(self._number)
         user = self._passing
         self._patience = self._steady = min(4 * self._patience, _MAX_STEADY_CALLS)
         try:
-            taken, send_used, passed, receive_used, upward, downward = lending.mover.recall(self._number)
+            taken, send_used, passed, receive_used, upward, downward = worker.mover.recall(self._number)
         except MemoryError:
             self._regain()
             self.lose(Loss.BROKEN, "no memory for what was read")

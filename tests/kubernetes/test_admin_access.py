@@ -19,6 +19,8 @@ from tests.kubernetes.test_crds import placed
 from tests.kubernetes.webhook_ca import WebhookCA
 from tests.shared.model.policy.object_cases import policy
 
+pytestmark = pytest.mark.each_release
+
 MANIFESTS = Path(__file__).parents[2] / "manifests"
 
 

@@ -14,6 +14,8 @@ from cli.text.exit_codes import ExitCode
 from tests.kubernetes.harness.api_server import ApiServer
 from tests.kubernetes.harness.kubectl import KubectlError
 
+pytestmark = pytest.mark.each_release
+
 MANIFESTS = Path(__file__).parents[2] / "manifests"
 SIDECAR = {"name": "touchmark-sidecar", "image": "touchmark/sidecar:0.1.0", "restartPolicy": "Always"}
 

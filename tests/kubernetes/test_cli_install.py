@@ -23,6 +23,8 @@ from scripts.chart.__main__ import CHART, MANIFESTS
 from tests.kubernetes.harness.api_server import ApiServer
 from tests.kubernetes.harness.helm import run_helm
 
+pytestmark = pytest.mark.each_release
+
 SINGLE = str(MANIFESTS / "overlays" / "single")
 
 

@@ -17,6 +17,8 @@ from tests.kubernetes.harness.api_server import ApiServer
 from tests.kubernetes.harness.kubectl import KubectlError
 from tests.shared.model.policy.object_cases import CASES, A, Case, policy, program
 
+pytestmark = pytest.mark.each_release
+
 PLURALS = {"MeshPolicy": "meshpolicies", "Program": "programs"}
 
 

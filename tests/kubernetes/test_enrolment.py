@@ -22,6 +22,8 @@ from tests.ca.running import Admin, FakeSidecar, eventually, make_client_context
 from tests.kubernetes.cluster_objects import Objects, make_ca_kubeconfig, running_ca_in_cluster
 from tests.kubernetes.harness.api_server import ApiServer
 
+pytestmark = pytest.mark.each_release
+
 ADDRESS = "198.18.0.2"
 
 

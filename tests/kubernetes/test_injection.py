@@ -48,6 +48,7 @@ def plain_pod() -> Json:
     return {**make_pod(), "metadata": {}}
 
 
+@pytest.mark.each_release
 def test_a_pod_that_asks_gets_its_sidecar_and_its_namespace_the_roots(
     ca: WebhookCA, api_server: ApiServer, namespace: str
 ) -> None:
@@ -94,6 +95,7 @@ def test_who_did_not_ask_is_never_sent(ca: WebhookCA, api_server: ApiServer, nam
     assert len([event for event in ca.read_log() if event["event"].startswith("pod_")]) == before
 
 
+@pytest.mark.each_release
 @pytest.mark.parametrize("namespace_of_cluster", ["kube-system", "touchmark-system"])
 def test_the_clusters_and_our_own_namespace_are_never_asked_about(
     ca: WebhookCA, api_server: ApiServer, namespace_of_cluster: str
@@ -109,6 +111,7 @@ def with_fixed_secret(pod: dict[str, Any]) -> dict[str, Any]:
     return pod if drawn is None else cast("dict[str, Any]", json.loads(text.replace(drawn[1], PATH_SECRET)))
 
 
+@pytest.mark.each_release
 @pytest.mark.parametrize("case", ["plain", "probes", "annotations", "look_alike_repaired"])
 def test_what_injection_makes_is_a_pod_that_the_api_server_takes(
     ca: WebhookCA, api_server: ApiServer, namespace: str, case: str
@@ -192,6 +195,7 @@ def debug(server: ApiServer, pod: Json, **container: Any) -> None:
     server.kubectl("replace", "--raw", path, "-f", "-", stdin=json.dumps(found))
 
 
+@pytest.mark.each_release
 def test_an_ephemeral_container_that_could_undo_the_sidecar_is_refused(
     ca: WebhookCA, api_server: ApiServer, namespace: str
 ) -> None:
@@ -294,6 +298,7 @@ def test_it_is_closed_while_the_ca_is_away_for_those_who_asked_and_for_nobody_el
     assert list_init_containers(create(api_server, make_pod(), namespace)) == INJECTED
 
 
+@pytest.mark.each_release
 def test_nobody_executes_anything_in_a_sidecar(ca: WebhookCA, api_server: ApiServer, namespace: str) -> None:
     api_server.kubectl("apply", "--server-side", "-f", str(ROOT / "manifests/base/sidecar-exec.yaml"))
     name = create(api_server, make_pod(), namespace)["metadata"]["name"]
@@ -314,11 +319,13 @@ def test_nobody_executes_anything_in_a_sidecar(ca: WebhookCA, api_server: ApiSer
         api_server.kubectl("delete", "-f", str(ROOT / "manifests/base/sidecar-exec.yaml"))
 
 
+@pytest.mark.each_release
 def test_the_manifest_itself_is_taken_as_it_stands(api_server: ApiServer) -> None:
     api_server.kubectl("apply", "--server-side", "--dry-run=server", "--force-conflicts", "-f",
                        str(ROOT / "manifests/base/webhook.yaml"))  # fmt: skip
 
 
+@pytest.mark.each_release
 def test_a_policy_that_says_explicit_is_judged_by_the_webhook(
     ca: WebhookCA, api_server: ApiServer, namespace: str
 ) -> None:

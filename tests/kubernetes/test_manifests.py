@@ -15,6 +15,8 @@ from shared.model.kubernetes import contract as names
 from tests.kubernetes.harness.api_server import ApiServer
 from tests.kubernetes.harness.kubectl import KubectlError
 
+pytestmark = pytest.mark.each_release
+
 MANIFESTS = Path(__file__).parents[2] / "manifests"
 OVERLAYS = ("overlays/single", "overlays/ha", "demo")
 

@@ -13,6 +13,8 @@ from tests.kubernetes.harness.kubectl import Kubectl, KubectlError
 from tests.kubernetes.harness.processes import wait_until
 from tests.kubernetes.test_api_server import pod
 
+pytestmark = pytest.mark.each_release
+
 POLICY = Path(__file__).parents[2] / "manifests/base/token-requests.yaml"
 NODE = "node-1"
 REFUSED = "only nodes ask for tokens of the audience touchmark-ca"

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from sidecar.native.engine import Wanted, choose, load
+from sidecar.native.engine import Wanted, choose, choose_workers, load
 from sidecar.tunnel import native_tunnel
 
 
@@ -23,3 +23,11 @@ def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
     before = choose(wanted)
     yield wanted.value
     choose(before)
+
+
+@pytest.fixture(name="workers", params=[1, 2], ids=["one thread", "two threads"])
+def number_of_threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    """Run a test with one thread for established turns, and with two, which then have an end of a turn each."""
+    before = choose_workers(request.param)
+    yield request.param
+    choose_workers(before)

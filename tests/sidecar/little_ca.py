@@ -265,7 +265,7 @@ class LittleCA:
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         context.num_tickets = 0
         context.verify_mode = ssl.CERT_OPTIONAL
-        context.load_verify_locations(cadata=self.root.der)
+        context.load_verify_locations(cadata=self.root.der + self.issuer.der)
         load_key(context, (leaf.public_bytes(Encoding.DER), self.issuer.der, self.root.der), key)
         context.sni_callback = lambda _connection, name, _context: self.server_names.append(name)
         listener = self.open_socket()

@@ -192,7 +192,7 @@ class AuthoritiesAdmin:
             authorities=tuple(views),
             rotation=await self._describe_rotation(),
             sidecars_total=len(sidecars),
-            sidecars_live=len(await self._store.sidecars.list_live(now=now)),
+            sidecars_live=len(await self._store.sidecars.list_live_instances(now=now)),
             sidecars_connected=sum(sidecar.connected for sidecar in sidecars),
             certificates_alive=sum(alive.values()),
             leaf_lifetime_s=configuration.leaf_lifetime_s,

@@ -133,7 +133,7 @@ class SidecarsAdmin:
 
     async def sidecars(self, _request: web.Request) -> web.Response:
         """Answer all sidecars."""
-        live = {sidecar.instance for sidecar in await self._store.sidecars.list_live(now=self._clock())}
+        live = await self._store.sidecars.list_live_instances(now=self._clock())
         renewable = {}
         if self._renewal_grace_s > 0:
             renewable = await self._store.sidecars.list_renewable(grace_s=self._renewal_grace_s)

@@ -38,6 +38,7 @@ from shared.model.wire.messages import (
 from shared.model.wire.registration import normalise_address
 
 _BUNDLE: Final = ""  # Among what was acknowledged; no namespace is called so.
+_ROLLED_BACK: Final = "if the CA's store is an older one: it is put back by `touchmark ca restore`, not as a file"
 _MAX_LOST: Final = 10**12
 _log = structlog.get_logger("touchmark.ca")
 
@@ -82,7 +83,7 @@ class SidecarMessages:
                 await self._take_decisions(session, message)
             case BundleInstalled(sequence=sequence):
                 if not 0 < sequence <= self._authorities.bundle().sequence:
-                    raise ProtocolError("a bundle was acknowledged that was never sent")
+                    raise ProtocolError("a bundle was acknowledged that was never sent", hint=_ROLLED_BACK)
                 await self._take_bundle_installed(session, sequence)
             case NamespaceInstalled(namespace=namespace, version=version):
                 if not 0 <= version <= session.namespaces.get(namespace, -1):

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import msgspec
 import structlog
-from sqlalchemy import bindparam, delete, select, update
+from sqlalchemy import ColumnElement, bindparam, delete, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ca.store.audit.acting import current_actor
@@ -41,6 +41,7 @@ _OF_NAME: Final = select(audit_marks).where(audit_marks.c.name == bindparam("nam
 _MARK: Final = Prepared(_OF_NAME)
 _LOCK_MARK: Final = Prepared(_OF_NAME.with_for_update())
 _BEGIN: Final = prepare_upsert(audit_marks, ("name", "sequence", "digest"), updated=())
+_FIND_TIME: Final = Prepared(select(audit_lines.c.time).where(audit_lines.c.sequence == bindparam("sequence")))
 _APPEND: Final = prepare_insert(audit_lines)
 _MOVE: Final = prepare_update(audit_marks, ("sequence", "digest"), audit_marks.c.name == bindparam("of_name"))
 
@@ -95,22 +96,32 @@ class AuditLog:
         limit: int = 100,
         newest: bool = False,
     ) -> AuditPage:
-        """Return lines, oldest first.
+        """Return lines, oldest first: in the order of their numbers, those of a window of time in the order of time.
+
+        The two differ only where the CA's clock was set back.
 
         Arguments:
-            after: only lines of a higher number.
+            after: only lines behind the one of this number, in that order.
             since, until: seconds since the epoch.
             limit: 1 to ``MAX_AUDIT_PAGE``.
             newest: the last ``limit`` lines that match, instead of the first.
         """
         bound = min(limit, MAX_AUDIT_PAGE)
-        query = select(audit_lines.c.line).where(audit_lines.c.sequence > after).limit(bound + 1)
+        columns = audit_lines.c
+        order: list[ColumnElement[Any]] = [columns.sequence]
+        query = select(columns.line).limit(bound + 1)
         if since is not None:
-            query = query.where(audit_lines.c.time >= since)
+            query = query.where(columns.time >= since)
         if until is not None:
-            query = query.where(audit_lines.c.time <= until)
-        query = query.order_by(audit_lines.c.sequence.desc() if newest else audit_lines.c.sequence)
+            query = query.where(columns.time <= until)
         async with self._database.reading() as connection:
+            behind: ColumnElement[bool] = columns.sequence > after
+            if since is not None or until is not None:
+                order = [columns.time, columns.sequence]  # As their index has them.
+                time = (await _FIND_TIME.on(connection, sequence=after)).scalar() if after else None
+                if time is not None:
+                    behind = (columns.time >= time) & ((columns.time > time) | behind)
+            query = query.where(behind).order_by(*(each.desc() if newest else each for each in order))
             lines = list(await connection.scalars(query))
             anchor, head = await _read_mark(connection, ANCHOR), await _read_mark(connection, HEAD)
         kept = tuple(lines[:bound])

@@ -15,7 +15,7 @@ audit_lines: Final = Table(
     Column("time", Double, nullable=False),
     Column("digest", Text, nullable=False),
     Column("line", Text, nullable=False),
-    Index("ix_audit_lines_time", "time"),
+    Index("ix_audit_lines_time", "time", "sequence"),
 )
 
 # Two rows: the last line that was written, and the last that was pruned.

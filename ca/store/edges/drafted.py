@@ -8,9 +8,11 @@ sidecars gave, or joining both sides' views (``ca/observation/draft_outcome.py``
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
@@ -18,7 +20,7 @@ from sqlalchemy import Text, bindparam, case, cast, delete, exists, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ca.store.drafts.tables import policy_drafts
-from ca.store.edges.edge import DraftedEdge, DraftedWindow, EdgeEvidence, EdgeKey
+from ca.store.edges.edge import DraftedEdge, DraftedWindow, EdgeEvidence, EdgeKey, read_key
 from ca.store.edges.sums import prepare_sums
 from ca.store.edges.tables import edge_drafts, edge_reports, edges
 from ca.store.edges.tally import HOUR_S, Addition, Sum
@@ -30,12 +32,12 @@ MAX_OWN: Final = 50_000
 MAX_OTHERS: Final = 10_000
 MAX_LISTED: Final = 20_000
 _PRUNED_AT_ONCE: Final = 2_000
-_LOOKED_AT_ONCE: Final = 20_000
+_LOOKED_AT_ONCE: Final = 10_000
 _NO_EDGE: Final = 0  # Where connections count that have no room.
 _SAME: Final = ""
-_decode_key: Final = msgspec.json.Decoder(EdgeKey).decode
 _decode_evidence: Final = msgspec.json.Decoder(EdgeEvidence).decode
-_decode_verdict: Final = msgspec.json.Decoder(DraftVerdict).decode
+# A draft has few verdicts, each of many edges.
+_decode_verdict: Final = lru_cache(maxsize=1024)(msgspec.json.Decoder(DraftVerdict).decode)
 _rows: Final = edge_drafts.c
 _NUMBERS: Final = ("opened", "ended")
 _ADD: Final = prepare_sums(edge_drafts, ("draft", "edge_id", "digest"), added=_NUMBERS)
@@ -147,33 +149,43 @@ async def read_drafted(database: Database, namespace: str, number: int, *, writt
         func.sum(case((is_own & (_rows.digest == _SAME), counted), else_=0)),
         func.sum(case((_rows.edge_id == _NO_EDGE, counted), else_=0)),
     ).where(mine)
-    query = (
-        select(edges.c.description, edges.c.evidence, _rows.verdict, counted, _rows.last)
-        .join(edges, edges.c.edge_id == _rows.edge_id)
+    # Put in order before the descriptions are there: sorting these takes longer than finding them.
+    newest = (
+        select(_rows.edge_id, _rows.digest, _rows.verdict, counted.label("counted"), _rows.last)
         .where(mine, _rows.digest != _SAME)
         .order_by(_rows.last.desc(), _rows.edge_id, _rows.digest)
         .limit(MAX_LISTED + 1)
+        .subquery()
     )
+    query = select(newest, edges.c.description, edges.c.evidence).join(edges, edges.c.edge_id == newest.c.edge_id)
     async with database.reading() as connection:
         since, unchanged, uncounted = (await connection.execute(sums)).one()
         found = list(await connection.execute(query))
         lost = int(await connection.scalar(losses) or 0)
+    # Thousands of rows: in a thread, since the event loop would do nothing else meanwhile.
+    listed = await asyncio.to_thread(_make_drafted, found)
     return DraftedWindow(
-        edges=tuple(
-            DraftedEdge(
-                key=_decode_key(description),
-                evidence=_decode_evidence(evidence),
-                verdict=_decode_verdict(verdict),
-                connections=int(connections),
-                last=last,
-            )
-            for description, evidence, verdict, connections, last in found[:MAX_LISTED]
-        ),
+        edges=tuple(listed),
         since=since,
         unchanged=int(unchanged or 0),
         uncounted=int(uncounted or 0) + lost,
         is_truncated=len(found) > MAX_LISTED,
     )
+
+
+def _make_drafted(rows: list[Any]) -> list[DraftedEdge]:
+    """Return the edges, seen last first, then by their IDs and verdicts' digests; at most ``MAX_LISTED``."""
+    rows.sort(key=lambda row: (-row[4], row[0], row[1]))
+    return [
+        DraftedEdge(
+            key=read_key(description),
+            evidence=_decode_evidence(evidence),
+            verdict=_decode_verdict(verdict),
+            connections=int(connections),
+            last=last,
+        )
+        for _, _, verdict, connections, last, description, evidence in rows[:MAX_LISTED]
+    ]
 
 
 async def forget_drafted(database: Database, *, after: DraftedKey | None) -> tuple[int, DraftedKey | None]:

@@ -7,6 +7,8 @@ Both sides of a connection report it, each with its own verdict, rule and mode. 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
 
 import msgspec
 
@@ -38,6 +40,10 @@ class EdgeKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     reason: Reason
     rule: str
     mode: Mode
+
+
+# Pages and pictures ask for the same edges again and again, and an edge's key never changes.
+read_key: Final = lru_cache(maxsize=8192)(msgspec.json.Decoder(EdgeKey).decode)
 
 
 class EdgeEvidence(msgspec.Struct, frozen=True, kw_only=True, gc=False):

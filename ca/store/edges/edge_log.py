@@ -28,6 +28,7 @@ from ca.store.edges.edge import (
     Report,
     ReportHour,
     StoredEdge,
+    read_key,
 )
 from ca.store.edges.forgetting import Forgetting, estimate_bytes
 from ca.store.edges.sums import bound_sum, prepare_sums
@@ -62,9 +63,10 @@ MAX_NEW_EDGES: Final = 2_000
 MAX_REPORTS: Final = 100_000
 MAX_LOSSY_HOURS: Final = 31 * 24
 _EVIDENCE_AGE_S: Final = 300.0
+_Known = tuple[int, int, int, EdgeEvidence]  # ID, first and last hour.
 _EDGE_ID: Final = 0  # Positions in what is selected of an edge.
 _LAST: Final = 6
-_FOUND: Final = select(edges.c.digest, edges.c.edge_id, edges.c.last_hour, edges.c.evidence)
+_FOUND: Final = select(edges.c.digest, edges.c.edge_id, edges.c.first_hour, edges.c.last_hour, edges.c.evidence)
 # SQLite gets the digests as one text of JSON, so that the statement is the same for any number.
 _FIND_KNOWN: Final = Prepared(
     _FOUND.where(edges.c.digest.in_(select(func.json_each(bindparam("digests", required=True)).table_valued("value")))),
@@ -86,7 +88,7 @@ _COUNTS: Final = (
 _INSERT: Final = Prepared(
     insert(edges).values({column.name: bindparam(column.name) for column in edges.c if column is not edges.c.edge_id})
 )
-_RENEW: Final = prepare_update(edges, ("last_hour", "evidence"), edges.c.edge_id == bindparam("of_edge"))
+_RENEW: Final = prepare_update(edges, ("first_hour", "last_hour", "evidence"), edges.c.edge_id == bindparam("of_edge"))
 _ADD_HOURS: Final = prepare_sums(
     edge_hours, ("edge_id", "hour"), added=("opened", "ended", "bytes_sent", "bytes_received")
 )
@@ -96,7 +98,6 @@ _ADD_REPORTS: Final = prepare_sums(
     added=("records", "lost", "starts", "new_edges"),
     kept=("namespace", "service_account"),
 )
-_decode_key: Final = msgspec.json.Decoder(EdgeKey).decode
 _decode_evidence: Final = msgspec.json.Decoder(EdgeEvidence).decode
 
 
@@ -167,22 +168,20 @@ class EdgeLog:
         await add_drafted(connection, by_edge)
         await self._note_report(connection, records, report, lost=lost, new=new, now=now)
 
-    async def _read_known(
-        self, connection: AsyncConnection, added: dict[str, Addition]
-    ) -> dict[str, tuple[int, int, EdgeEvidence]]:
+    async def _read_known(self, connection: AsyncConnection, added: dict[str, Addition]) -> dict[str, _Known]:
         if not added:
             return {}
         digests = msgspec.json.encode(list(added)).decode() if self._database.is_sqlite else list(added)
         return {
-            digest: (edge_id, last_hour, _decode_evidence(evidence))
-            for digest, edge_id, last_hour, evidence in await _FIND_KNOWN.on(connection, digests=digests)
+            digest: (edge_id, first_hour, last_hour, _decode_evidence(evidence))
+            for digest, edge_id, first_hour, last_hour, evidence in await _FIND_KNOWN.on(connection, digests=digests)
         }
 
     async def _admit(
         self,
         connection: AsyncConnection,
         added: dict[str, Addition],
-        known: dict[str, tuple[int, int, EdgeEvidence]],
+        known: dict[str, _Known],
         report: Report,
         *,
         hour: int,
@@ -217,9 +216,7 @@ class EdgeLog:
     async def _count_edges(self, connection: AsyncConnection, namespace: str) -> int:
         return sum([int((await each.on(connection, namespace=namespace)).scalar() or 0) for each in _COUNTS])
 
-    async def _insert_new(
-        self, connection: AsyncConnection, fresh: dict[str, Addition]
-    ) -> dict[str, tuple[int, int, EdgeEvidence]]:
+    async def _insert_new(self, connection: AsyncConnection, fresh: dict[str, Addition]) -> dict[str, _Known]:
         if not fresh:
             return {}
         rows = []
@@ -230,6 +227,7 @@ class EdgeLog:
                     "digest": digest,
                     "source_namespace": _find_namespace(key, Direction.EGRESS),
                     "destination_namespace": _find_namespace(key, Direction.INGRESS),
+                    "first_hour": min(addition.sums),
                     "last_hour": max(addition.sums),
                     "description": msgspec.json.encode(key).decode(),
                     "evidence": msgspec.json.encode(make_evidence(addition, EdgeEvidence())).decode(),
@@ -242,20 +240,22 @@ class EdgeLog:
         self,
         connection: AsyncConnection,
         added: dict[str, Addition],
-        known: dict[str, tuple[int, int, EdgeEvidence]],
+        known: dict[str, _Known],
     ) -> None:
         """Renew what was seen last of edges: seldom, since each rewrites a row."""
         rows = []
         for digest, addition in sorted(added.items(), key=lambda each: known[each[0]][0]):
-            edge_id, last_hour, before = known[digest]
-            newest = max(addition.sums)
+            edge_id, first_hour, last_hour, before = known[digest]
+            oldest, newest = min(addition.sums), max(addition.sums)
             is_new_pod = addition.newest.sidecar not in before.pods
-            if newest <= last_hour and not is_new_pod and addition.newest_time < before.time + _EVIDENCE_AGE_S:
+            is_recent = addition.newest_time < before.time + _EVIDENCE_AGE_S
+            if first_hour <= oldest and newest <= last_hour and not is_new_pod and is_recent:
                 continue
             evidence = make_evidence(addition, before)
             rows.append(
                 {
                     "of_edge": edge_id,
+                    "first_hour": min(oldest, first_hour),
                     "last_hour": max(newest, last_hour),
                     "evidence": msgspec.json.encode(evidence).decode(),
                 }
@@ -311,9 +311,10 @@ class EdgeLog:
         """
         first, last = _find_hours(since, until)
         limit = max(0, min(limit, MAX_LISTED))
+        then = (edges.c.last_hour >= first, edges.c.first_hour < last)
         ours = union(
-            select(edges.c.edge_id).where(edges.c.source_namespace == namespace, edges.c.last_hour >= first),
-            select(edges.c.edge_id).where(edges.c.destination_namespace == namespace, edges.c.last_hour >= first),
+            select(edges.c.edge_id).where(edges.c.source_namespace == namespace, *then),
+            select(edges.c.edge_id).where(edges.c.destination_namespace == namespace, *then),
         )
         columns = edge_hours.c
         summed = (
@@ -426,7 +427,7 @@ def _make_edges(rows: list[Any], limit: int, lossy: frozenset[str]) -> list[Stor
 def _make_edge(row: Any, lossy: frozenset[str]) -> StoredEdge:
     # As a tuple: a row's columns by name take longer than all else here.
     edge_id, opened, ended, bytes_sent, bytes_received, first, last, description, evidence = row
-    key = _decode_key(description)
+    key = read_key(description)
     own = key.source if key.side is Direction.EGRESS else key.destination
     return StoredEdge(
         edge_id=edge_id,

@@ -22,8 +22,10 @@ edges: Final = Table(
     Column("last_hour", Integer, nullable=False),
     Column("description", Text, nullable=False),
     Column("evidence", Text, nullable=False),
-    Index("ix_edges_source", "source_namespace", "last_hour"),
-    Index("ix_edges_destination", "destination_namespace", "last_hour"),
+    # The first hour that was ever added; 0: it isn't known.
+    Column("first_hour", Integer, nullable=False, server_default="0"),
+    Index("ix_edges_source", "source_namespace", "last_hour", "first_hour"),
+    Index("ix_edges_destination", "destination_namespace", "last_hour", "first_hour"),
     Index("ix_edges_last_hour", "last_hour"),
     # An ID is never given twice: hours that outlive their edge for a moment must not become another's.
     sqlite_autoincrement=True,
@@ -82,6 +84,13 @@ edge_reports: Final = Table(
         "hour",
         "namespace",
         "service_account",
+        sqlite_where=text("lost > 0"),
+        postgresql_where=text("lost > 0"),
+    ),
+    Index(
+        "ix_edge_reports_lost_there",
+        "namespace",
+        "hour",
         sqlite_where=text("lost > 0"),
         postgresql_where=text("lost > 0"),
     ),

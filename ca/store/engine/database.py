@@ -197,7 +197,8 @@ class Database:
             work: the transaction; it may wait for nothing but its connection.
             on_commit: is called with what it returned; with SQLite also where the caller was cancelled meanwhile. What
                 it raises the caller gets, although the transaction is committed.
-            is_long: it takes milliseconds: short ones never wait for more than one of these.
+            is_long: it takes milliseconds. With SQLite short ones go first and wait for one of these at most; where
+                they have to, long ones get a tenth of the time.
         """
         if not self.is_sqlite:
             async with self.writing() as connection:
@@ -206,6 +207,14 @@ class Database:
             return result
         with _translated(), self._noting():
             return await self._whole_writes.run(work, on_commit=on_commit, is_long=is_long)
+
+    @property
+    def is_pressed(self) -> bool:
+        """Whether short transactions wait for SQLite's one writer, or have lately: long ones are to be cut short.
+
+        May be asked within a transaction.
+        """
+        return self.is_sqlite and self._whole_writes.is_pressed
 
     async def write_in_thread(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
         """Run a transaction of SQLite on the driver's connection, in its thread; otherwise as ``write``.

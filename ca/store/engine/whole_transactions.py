@@ -13,7 +13,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import math
 import sqlite3
+import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Final, TypeVar
@@ -26,6 +28,11 @@ from shared.model.errors import UnavailableError
 
 # Of one call: whoever writes otherwise waits no longer than these take.
 AT_ONCE: Final = 64
+# After a long one for which short ones had to wait, these have the thread for so many times as long: so the long ones
+# keep a tenth of it, however many there are of either. The rest is over when no short one has come for the second time.
+REST: Final = 9.0
+QUIET_S: Final = 0.02
+MAX_REST_S: Final = 1.0
 MAX_WAITING: Final = 20_000
 _T = TypeVar("_T")
 _Work = Callable[["InThread"], Any]
@@ -93,6 +100,14 @@ class WholeTransactions:
         self._long: _Waiting = OrderedDict()
         self._task: asyncio.Task[None] | None = None
         self._is_closed = False
+        self._short_ended = self._long_ended = -math.inf
+        self._rest_s = 0.0
+        self._resting: asyncio.Future[None] | None = None  # Until short ones come, or the rest is over.
+
+    @property
+    def is_pressed(self) -> bool:
+        """Whether short ones wait, or have come lately: a long one is to be cut short. May be asked in the thread."""
+        return bool(self._short) or time.monotonic() < self._short_ended + QUIET_S
 
     async def run(
         self,
@@ -108,7 +123,8 @@ class WholeTransactions:
         Arguments:
             work: is run inside the transaction; what it raises rolls it back. It may wait for nothing else.
             on_commit: is called with what it returned, also where the caller was cancelled meanwhile.
-            is_long: it has a call of its own, between two of which the short ones that wait are run.
+            is_long: it has a call of its own. Short ones go first, and after one for which they had to wait long ones
+                rest while they come.
         """
         context = contextvars.copy_context()  # Who acts, for the audit log.
         waiting = self._long if is_long else self._short
@@ -121,6 +137,7 @@ class WholeTransactions:
     async def close(self) -> None:
         """Take nothing more; what waits fails. The thread ends after what it works on."""
         self._is_closed = True
+        self._wake()
         for waiting in (self._short, self._long):
             while waiting:
                 done, _ = waiting.popitem(last=False)
@@ -137,6 +154,8 @@ class WholeTransactions:
             raise UnavailableError("the CA's store can't take more now", hint="try again in a moment")
         done: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
         waiting[done] = work, on_commit
+        if waiting is self._short:
+            self._wake()
         if self._task is None:
             self._task = asyncio.create_task(self._drain(), name="store-transactions")
         try:
@@ -147,17 +166,44 @@ class WholeTransactions:
     async def _drain(self) -> None:
         try:
             while self._short or self._long:
-                # In turn: neither keeps the other waiting for more than one call.
-                for waiting, at_once in ((self._short, AT_ONCE), (self._long, 1)):
-                    if waiting:
-                        async with contextlib.nullcontext() if self._turn is None else self._turn:
-                            await self._run_waiting(waiting, at_once)
+                if self._short:
+                    await self._take_turn(self._short, AT_ONCE)
+                    self._short_ended = time.monotonic()
+                if self._long and not await self._rest():
+                    begun = time.monotonic()
+                    await self._take_turn(self._long, 1)
+                    self._long_ended = time.monotonic()
+                    self._rest_s = min(MAX_REST_S, REST * (self._long_ended - begun)) if self._short else 0.0
         finally:
             self._task = None
             for waiting in (self._short, self._long):
                 for done in waiting:
                     done.cancel()
                 waiting.clear()
+
+    async def _take_turn(self, waiting: _Waiting, at_once: int) -> None:
+        async with contextlib.nullcontext() if self._turn is None else self._turn:
+            await self._run_waiting(waiting, at_once)
+
+    async def _rest(self) -> bool:
+        """Wait until a long one may begin, or short ones come; return whether it still may not."""
+        ends = min(self._long_ended + self._rest_s, self._short_ended + QUIET_S)
+        left_s = ends - time.monotonic()
+        if left_s <= 0:
+            return False
+        if not self._short and not self._is_closed:
+            self._resting = asyncio.get_running_loop().create_future()
+            timer = asyncio.get_running_loop().call_later(left_s, self._wake)
+            try:
+                await self._resting
+            finally:
+                timer.cancel()
+                self._resting = None
+        return True
+
+    def _wake(self) -> None:
+        if self._resting is not None and not self._resting.done():
+            self._resting.set_result(None)
 
     async def _run_waiting(self, waiting: _Waiting, at_once: int) -> None:
         """Run what waits, as much as may at once. What its caller gave up before it began isn't run."""

@@ -8,9 +8,9 @@ refusal is no policy: nothing is enforced by it, so it has no place in what a na
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Final
+from typing import Any, Final
 
-from sqlalchemy import Row, and_, delete, func, select
+from sqlalchemy import and_, delete, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ca.store.audit.audit_log import append_audit
@@ -37,7 +37,7 @@ class Refusals:
     async def list_all(self, namespace: str = "") -> list[ProgramRefusal]:
         """Return the refusals of a namespace, or of all, by workload and program."""
         table = program_refusals
-        query = select(table).order_by(table.c.namespace, table.c.service_account, table.c.program)
+        query = select(*table.c).order_by(table.c.namespace, table.c.service_account, table.c.program)
         if namespace:
             query = query.where(table.c.namespace == namespace)
         async with self._database.reading() as connection:
@@ -112,12 +112,13 @@ async def forget_refusals(
     return tuple(gone)
 
 
-def _read(row: Row[tuple[str, str, str, str, float, str]]) -> ProgramRefusal:
+def _read(row: Any) -> ProgramRefusal:
+    namespace, service_account, program, refused_by, refused, path = row  # There may be ten thousand: by position.
     return ProgramRefusal(
-        namespace=row.namespace,
-        service_account=row.service_account,
-        program=parse_program(row.program),
-        refused_by=row.refused_by,
-        refused=row.refused,
-        path=row.path,
+        namespace=namespace,
+        service_account=service_account,
+        program=parse_program(program),
+        refused_by=refused_by,
+        refused=refused,
+        path=path,
     )

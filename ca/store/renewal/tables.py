@@ -18,5 +18,5 @@ renewal_keys: Final = Table(
     Column("spent", Double),
     Column("following", Text, nullable=False),
     Index("ix_renewal_keys_instance", "instance"),
-    Index("ix_renewal_keys_spent", "spent"),
+    Index("ix_renewal_keys_spent", "spent", "instance"),
 )

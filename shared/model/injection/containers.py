@@ -151,6 +151,8 @@ def make_sidecar_container(settings: Settings, options: InjectionOptions, target
             arguments += [name, ",".join(str(port) for port in ports)]
     if settings.drain_s is not None:
         arguments += ["--drain-seconds", str(settings.drain_s)]
+    if settings.workers is not None:
+        arguments += ["--workers", str(settings.workers)]
     if settings.log_level:
         arguments += ["--log-level", settings.log_level]
     if settings.log_format:

@@ -33,6 +33,7 @@ from shared.model.kubernetes.contract import (
     MEMORY_REQUEST,
     MTLS_DESTINATION_PORTS,
     MTLS_PORTS,
+    WORKERS,
 )
 
 # ``touchmark.dev/inject`` is a namespace's label, and no default; `touchmark doctor` reports it as an annotation.
@@ -123,6 +124,7 @@ def _write(settings: Settings) -> dict[str, str]:
         MTLS_DESTINATION_PORTS: _join(settings.mtls_destination_ports),
         HOLD_CONNECTS: _join(settings.hold_ports) or hold,
         DRAIN_SECONDS: "" if settings.drain_s is None else str(settings.drain_s),
+        WORKERS: "" if settings.workers is None else str(settings.workers),
         LOG_LEVEL: settings.log_level,
         LOG_FORMAT: settings.log_format,
         CPU_REQUEST: settings.cpu_request,

@@ -28,17 +28,19 @@ from shared.model.kubernetes.contract import (
     INJECTED,
     LOG_FORMAT,
     LOG_LEVEL,
+    MAX_WORKERS,
     MEMORY_LIMIT,
     MEMORY_REQUEST,
     MTLS_DESTINATION_PORTS,
     MTLS_PORTS,
     OWN_PORTS,
+    WORKERS,
 )
 from shared.model.kubernetes.quantity import parse_quantity
 
 KNOWN: Final = (
     INJECT, INJECTED, EXCLUDE_INBOUND_PORTS, EXCLUDE_OUTBOUND_PORTS, EXCLUDE_OUTBOUND_CIDRS, MTLS_PORTS,
-    MTLS_DESTINATION_PORTS, HOLD_CONNECTS, DRAIN_SECONDS, LOG_LEVEL, LOG_FORMAT, CPU_REQUEST, CPU_LIMIT,
+    MTLS_DESTINATION_PORTS, HOLD_CONNECTS, DRAIN_SECONDS, WORKERS, LOG_LEVEL, LOG_FORMAT, CPU_REQUEST, CPU_LIMIT,
     MEMORY_REQUEST, MEMORY_LIMIT,
 )  # fmt: skip
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
@@ -68,6 +70,7 @@ class Settings:
             (where programs were gone too early for that) or ``never``.
         hold_ports: towards these ports only, sorted; empty for all.
         drain_s: how long live connections may finish when the pod ends; None for the sidecar's own default.
+        workers: how many threads move the bytes of established connections; None for the sidecar's own default.
         log_level: of the sidecar; empty for its own default.
         log_format: of the decisions in its log; empty for its own default.
         cpu_request, memory_request, memory_limit: quantities as written.
@@ -82,6 +85,7 @@ class Settings:
     holds_connects: str = "never"
     hold_ports: tuple[int, ...] = ()
     drain_s: int | None = None
+    workers: int | None = None
     log_level: str = ""
     log_format: str = ""
     cpu_request: str = DEFAULT_CPU_REQUEST
@@ -135,6 +139,7 @@ def read_settings(annotations: Mapping[str, str], defaults: Settings = BUILT_IN)
         holds_connects=holds_connects,
         hold_ports=hold_ports,
         drain_s=_read_drain(annotations) if DRAIN_SECONDS in annotations else defaults.drain_s,
+        workers=_read_workers(annotations) if WORKERS in annotations else defaults.workers,
         log_level=_read_word(annotations, LOG_LEVEL, "level", LOG_LEVELS, defaults.log_level),
         log_format=_read_word(annotations, LOG_FORMAT, "format", LOG_FORMATS, defaults.log_format),
         **_read_resources(annotations, defaults),
@@ -218,6 +223,13 @@ def _read_drain(annotations: Mapping[str, str]) -> int:
     text = annotations[DRAIN_SECONDS]
     if not (text.isascii() and text.isdigit() and len(text) <= 4 and int(text) <= MAX_DRAIN_S):
         raise _bad(DRAIN_SECONDS, f"not seconds: {text[:80]!r}", f"a whole number from 0 to {MAX_DRAIN_S}")
+    return int(text)
+
+
+def _read_workers(annotations: Mapping[str, str]) -> int:
+    text = annotations[WORKERS]
+    if not (text.isascii() and text.isdigit() and len(text) <= 2 and 1 <= int(text) <= MAX_WORKERS):
+        raise _bad(WORKERS, f"not a number of threads: {text[:80]!r}", f"a whole number from 1 to {MAX_WORKERS}")
     return int(text)
 
 

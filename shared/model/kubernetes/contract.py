@@ -31,6 +31,9 @@ MTLS_DESTINATION_PORTS: Final = "touchmark.dev/mtls-destination-ports"
 HOLD_CONNECTS: Final = "touchmark.dev/hold-connects"
 # How long live connections may finish once the pod is told to end.
 DRAIN_SECONDS: Final = "touchmark.dev/drain-seconds"
+# How many threads of the sidecar move the bytes of established connections.
+WORKERS: Final = "touchmark.dev/workers"
+MAX_WORKERS: Final = 64  # More than a pod's sidecar ever has cores; each takes three descriptors and a stack.
 LOG_LEVEL: Final = "touchmark.dev/log-level"
 LOG_FORMAT: Final = "touchmark.dev/log-format"
 # On a Program: who approved it, as the API server named the user to the command that wrote it. For people; no proof.

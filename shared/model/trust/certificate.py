@@ -75,12 +75,16 @@ class BundleVerifier:
     A chain that held is remembered, byte by byte: verification is a function of chain, bundle (with its distrust list)
     and time, so it holds again while every certificate of it is valid. Peers come back with every new tunnel.
 
+    Arguments:
+        most_remembered: chains; each takes 23 KiB, with what was parsed of it.
+
     Raises:
         ValueError: a certificate or an entry in the bundle can't be parsed.
     """
 
-    def __init__(self, bundle: TrustBundle) -> None:
+    def __init__(self, bundle: TrustBundle, *, most_remembered: int = _MAX_REMEMBERED_CHAINS) -> None:
         self.bundle = bundle
+        self._most_remembered = most_remembered
         self._roots = roots = [x509.load_der_x509_certificate(der) for der in bundle.roots]
         self._issuers = frozenset(bundle.issuers)
         self._distrusted = frozenset(bundle.distrusted)
@@ -127,7 +131,7 @@ class BundleVerifier:
                 chain = [x509.load_der_x509_certificate(der) for der in key]
             peer, not_before = self._verify_peer(chain, now=now)
             self._remembered[key] = (not_before, peer)
-            if len(self._remembered) > _MAX_REMEMBERED_CHAINS:
+            if len(self._remembered) > self._most_remembered:
                 self._remembered.popitem(last=False)
             return peer
         except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion) as error:

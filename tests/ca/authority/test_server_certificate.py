@@ -15,9 +15,10 @@ from ca.authority.published_roots import NotPublished, PublishedRoots
 from ca.authority.server_certificate import LIFETIME_S, ServerCertificate
 from shared.model.errors import InputError
 from shared.model.identity.identity import Workload
+from shared.model.policy.reasons import Reason
 from shared.model.trust.bundle import RotationKind, public_key_digest
 from shared.model.trust.root_hint import format_root_hint
-from shared.model.wire.messages import DirectoryEntry, Enrol, Lookup, Welcome
+from shared.model.wire.messages import DirectoryEntry, Enrol, Lookup, Refusal, Resume, Welcome
 from tests.ca.founded import NOW, TRUST_DOMAIN, Founded, make_rotation, opened
 from tests.ca.running import FakeSidecar, ShiftedClock, make_client_context, make_registration, make_token, running_ca
 
@@ -67,6 +68,24 @@ async def test_after_a_rotation_the_new_issuer_signs_it_and_new_certificates_are
             pem = sidecar.write_pem(tmp_path / "a.pem")
         async with FakeSidecar(services, make_client_context(services, pem)) as again:
             assert (await again.resume("a")).chain == ()
+
+
+async def test_a_sidecar_shows_its_own_certificate_alone_and_one_of_a_tainted_issuer_is_told(tmp_path: Path) -> None:
+    async with running_ca(tmp_path) as services:
+        async with FakeSidecar(services) as sidecar:
+            await sidecar.enrol("a")
+            sidecar.chain = sidecar.chain[:1]
+            pem = sidecar.write_pem(tmp_path / "a.pem")
+        former = services.authorities.active.authority_id
+        for force in (False, True):
+            async with FakeSidecar(services, make_client_context(services, pem)) as again:
+                assert (await again.resume("a")).chain == ()
+            await services.rotation.start(force=force)
+        await services.rotation.taint(former)
+        async with FakeSidecar(services, make_client_context(services, pem)) as again:
+            await again.send(Resume(registration=make_registration("a"), installed_sequence=0))
+            refusal = await again.receive()
+            assert isinstance(refusal, Refusal) and refusal.code == Reason.PEER_UNTRUSTED
 
 
 async def test_tls_1_2_is_refused(tmp_path: Path) -> None:

@@ -23,6 +23,10 @@ def test_what_injection_makes_may_join() -> None:
     assert look(make_pod_json(image="registry.test/new:2")) == ""
 
 
+def test_one_with_more_threads_may_join() -> None:
+    assert look(changed(changed(make_pod_json(), f"{SIDECAR}.args.+", "--workers"), f"{SIDECAR}.args.+", "2")) == ""
+
+
 def test_one_whose_connections_wait_may_join_by_the_one_other_entry_point_of_the_image() -> None:
     pod = changed(make_pod_json(), f"{SIDECAR}.command", list(HOLDING_COMMAND))
     assert look(changed(pod, f"{SIDECAR}.args.+", "--hold-connects")) == ""

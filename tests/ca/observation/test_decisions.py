@@ -13,8 +13,9 @@ from ca.metrics import Metrics
 from ca.observation import decisions
 from ca.observation.decisions import Decisions, Retention
 from ca.store import decision_log
+from ca.store.decision_log import Look
 from ca.store.engine.disk import Space
-from ca.store.records import DecisionFilter, JoinGrant, StoredDecision
+from ca.store.records import DecisionFilter, JoinGrant
 from shared.model.errors import UnavailableError
 from shared.model.policy.decision import DecisionRecord, PartyRecord, ProcessRecord
 from shared.model.policy.rules import Direction
@@ -166,13 +167,13 @@ async def test_a_follower_looks_once_through_what_it_does_not_want(
     """Else each batch that arrives would have all that came before looked through again."""
     log = make_log(core)
     asked: list[int | None] = []
-    real = core.store.decisions.query
+    real = core.store.decisions.look
 
-    async def query(wanted: DecisionFilter) -> list[StoredDecision]:
+    async def look(wanted: DecisionFilter) -> Look:
         asked.append(wanted.after_id)
         return await real(wanted)
 
-    monkeypatch.setattr(core.store.decisions, "query", query)
+    monkeypatch.setattr(core.store.decisions, "look", look)
     await log.take_in([make_decision("first"), make_decision("second")], instance="a", workload=WEB, lost=0)
     last = await core.store.decisions.get_last_id()
     monkeypatch.setattr(decisions, "FOLLOW_IDLE_S", 0.0)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ca.observation.edge_view import join_edges
+from ca.observation.edge_view import join_edges, make_view, make_view_of_both
 from shared.model.policy.decision import Answer, PartyRecord, Transport
 from shared.model.policy.reasons import Reason
 from shared.model.policy.rules import Direction
@@ -85,6 +86,35 @@ PARTIES = st.sampled_from(
         PartyRecord(),
     ]
 )
+
+
+@given(
+    ends=st.lists(st.tuples(PARTIES, PARTIES), min_size=2, max_size=2),
+    said=st.lists(st.tuples(st.sampled_from(Answer), st.booleans(), st.booleans()), min_size=2, max_size=2),
+    counts=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=2, max_size=2),
+)
+def test_one_view_of_each_side_becomes_what_several_would(
+    ends: list[tuple[PartyRecord, PartyRecord]],
+    said: list[tuple[Answer, bool, bool]],
+    counts: list[tuple[int, int]],
+) -> None:
+    ours, other = (
+        make_edge(
+            side=side,
+            # As ``join_edges`` puts them together: of the same programs.
+            source=msgspec.structs.replace(source, program=A),
+            destination=msgspec.structs.replace(destination, program=B),
+            answer=answer,
+            would_deny=would_deny,
+            is_lossy=is_lossy,
+            opened=opened,
+            ended=ended,
+        )
+        for side, (source, destination), (answer, would_deny, is_lossy), (opened, ended) in zip(
+            (Direction.EGRESS, Direction.INGRESS), ends, said, counts, strict=True
+        )
+    )
+    assert make_view_of_both(ours, other) == make_view([ours], [other])
 
 
 @given(ends=st.lists(st.tuples(PARTIES, PARTIES, st.integers(1, 2), st.sampled_from(Direction)), max_size=12))

@@ -43,8 +43,8 @@ class FewRecords:
     async def get_state(self, namespace: str) -> NamespaceState:
         return self.state if namespace == "shop" else NamespaceState(namespace=namespace)
 
-    async def list_all(self) -> list[ProgramRefusal]:
-        return list(self.refused)
+    async def list_all(self, namespace: str) -> list[ProgramRefusal]:
+        return [each for each in self.refused if each.namespace == namespace]
 
     async def has_any(self, _workload: Workload, _identities: Sequence[Identity]) -> bool:
         return self.issued

@@ -5,17 +5,23 @@ from __future__ import annotations
 import asyncio
 import threading
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
-from ca.store.decision_log import encode_record
+from ca.store import decision_log
+from ca.store.decision_log import StoredPart, encode_record
 from ca.store.edges.edge import Report
+from ca.store.engine.database import Database
 from ca.store.records import DecisionFilter, JoinGrant
+from ca.store.store import Store
+from shared.model.errors import UnavailableError
 from shared.model.identity.identity import Workload
 from shared.model.policy.decision import Answer, DecisionRecord, Ending, PartyRecord, Transport
 from shared.model.policy.reasons import Reason
 from shared.model.policy.rules import Direction, Mode
-from tests.ca.founded import NOW, opened
+from tests.ca.founded import NOW, join, opened
 from tests.shared.model.policy.records import make_record
 
 
@@ -58,6 +64,65 @@ async def test_each_filter_selects_and_the_order_is_as_said(tmp_path: Path) -> N
         assert await found(after_id=last - 2) == ["c2", "c3"]
 
 
+async def test_what_no_index_has_is_looked_for_in_portions_until_there_is_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each finds what one look would, whatever the portions are, also where many have the same time."""
+    base = decision("c")
+    program = "sha256:" + "c" * 64
+    records = [
+        msgspec.structs.replace(
+            base,
+            connection=f"c{number}",
+            time=NOW + number // 3,
+            answer=Answer.DENY if number % 4 == 0 else Answer.ALLOW,
+            would_deny=number % 4 == 1,
+            reason=Reason.NO_RULE if number % 4 < 2 else Reason.ALLOW_RULE,
+            namespace="shop" if number % 2 else "bank",
+            source=PartyRecord(workload="shop/web", program=program if number % 5 == 0 else base.source.program),
+        )
+        for number in range(40)
+    ]
+    async with opened(tmp_path / "d") as core:
+        log = core.store.decisions
+        await log.insert(records)
+        filters: tuple[dict[str, Any], ...] = (
+            {"program": program},
+            {"program": program, "limit": 3},
+            {"program": program, "denied": True},
+            {"namespace": "bank", "denied": True},
+            {"namespace": "shop", "denied": True},
+            {"namespace": "shop", "would_deny": True, "since": NOW + 2, "until": NOW + 11},
+            {"reason": Reason.ALLOW_RULE},
+            {"reason": Reason.NO_RULE, "denied": False},
+            {"workload": "shop/web", "program": program},
+            {"workload": "shop/db", "namespace": "bank", "limit": 7},
+            {"draft_differs": False, "denied": False, "limit": 9},
+            {"program": program, "after_id": 0},
+            {"denied": True, "after_id": 11, "limit": 4},
+            {"workload": "shop/db", "since": NOW + 3, "after_id": 2},
+        )
+        whole = [await log.query(DecisionFilter(**each)) for each in filters]
+        assert [number for number, found in enumerate(whole) if not found] == [4]  # Nothing of the shop is denied.
+        for portion in (1, 2, 7):
+            monkeypatch.setattr(decision_log, "LOOKED_AT_ONCE", portion)
+            assert [await log.query(DecisionFilter(**each)) for each in filters] == whole
+
+
+async def test_a_portion_says_what_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decision_log, "LOOKED_AT_ONCE", 2)
+    async with opened(tmp_path / "d") as core:
+        log = core.store.decisions
+        await log.insert([decision(f"c{number}", time=NOW + number) for number in range(5)])
+        look = await log.look(DecisionFilter(program="sha256:cc"))
+        assert (look.found, look.rest) == ([], DecisionFilter(program="sha256:cc", until=NOW + 2))
+        assert (await log.look(DecisionFilter(namespace="shop"))).rest is None  # An index has it as a whole.
+        look = await log.look(DecisionFilter(after_id=1, reason=Reason.SOCKET_SHARED))
+        assert look.rest == DecisionFilter(after_id=3, reason=Reason.SOCKET_SHARED)
+        assert (await log.look(DecisionFilter(after_id=3, reason=Reason.SOCKET_SHARED))).rest is None
+        assert (await log.look(DecisionFilter(after_id=5))).rest is None
+
+
 async def test_refusals_are_listed_newest_first_and_bounded(tmp_path: Path) -> None:
     async with opened(tmp_path / "d") as core:
         await core.store.decisions.insert([decision("c1"), decision("c1", sidecar="two"), decision("c2")])
@@ -95,7 +160,7 @@ async def test_who_goes_while_its_batch_is_stored_has_stored_it_once_and_that_is
             await add(*arguments, **named)  # type: ignore[arg-type]
 
         monkeypatch.setattr(store.edges, "add", add_slowly)
-        committed: list[int | None] = []
+        committed: list[StoredPart | None] = []
         records = [decision("c1"), decision("c2")]
 
         async def send() -> int | None:
@@ -114,5 +179,70 @@ async def test_who_goes_while_its_batch_is_stored_has_stored_it_once_and_that_is
         with pytest.raises(asyncio.CancelledError):
             await sending
         assert await send() is None
-        assert committed == [2, None]
+        assert committed == [StoredPart(last_id=2, begin=0, end=2), None]
         assert len(await store.decisions.query(DecisionFilter())) == 2
+
+
+async def test_a_batch_in_parts_is_the_same_as_one_and_goes_on_where_it_was_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While certificates wait for the writer a batch is stored in parts, none of them twice."""
+    # The newest first: of an edge's examples it is kept, where others are younger by less than minutes.
+    records = [decision(f"c{number}", time=NOW - number) for number in range(5)]
+    texts = [encode_record(record) for record in records]
+    monkeypatch.setattr(decision_log, "PART", 2)
+    found = []
+    for name, is_pressed in (("whole", False), ("parts", True)):
+        monkeypatch.setattr(Database, "is_pressed", is_pressed)
+        async with opened(tmp_path / name) as core:
+            store, committed = core.store, list[StoredPart | None]()
+            monkeypatch.setattr(store.edges, "_days", set())
+            await join(core, "one", workload=Workload(namespace="shop", service_account="db"))
+            report = Report(instance="one", namespace="shop", service_account="db", lost=7, is_first=True)
+            store.decisions._clock = lambda: NOW
+            add, added = store.edges.add, list[int]()
+
+            async def add_or_fail(*arguments: Any, _add: Any = add, _added: list[int] = added, **named: Any) -> None:
+                _added.append(len(arguments[1]))
+                if len(_added) == 2:
+                    raise UnavailableError("the disk is full")
+                await _add(*arguments, **named)
+
+            async def send(
+                digest: str = "first", *, _store: Store = store, _report: Report = report, _to: Any = committed.append
+            ) -> int | None:
+                return await _store.decisions.insert_batch(records, _report, texts=texts, digest=digest, on_commit=_to)
+
+            monkeypatch.setattr(store.edges, "add", add_or_fail)
+            if is_pressed:
+                with pytest.raises(UnavailableError):
+                    await send()
+            last = await send()
+            assert await send() is None
+            ends = [part.end for part in committed if part is not None]
+            assert ends == ([2, 4, 5] if is_pressed else [5]) and committed[-1] is None
+            assert last == await store.decisions.get_last_id()
+            rows = await store.decisions.query(DecisionFilter())
+            edges = await store.edges.list_edges("shop", since=0)
+            reports = await store.edges.list_reports("shop", since=0)
+            found.append((sorted(row.record.connection for row in rows), edges, reports))
+    assert found[0] == found[1]
+    assert found[0][0] == ["c0", "c1", "c2", "c3", "c4"]
+
+
+async def test_a_batch_in_parts_ends_also_where_its_sidecar_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is nowhere to mark how far it has come."""
+    monkeypatch.setattr(decision_log, "PART", 2)
+    monkeypatch.setattr(Database, "is_pressed", True)
+    records = [decision(f"c{number}") for number in range(4)]
+    async with opened(tmp_path / "d") as core:
+        core.store.decisions._clock = lambda: NOW
+        await core.store.decisions.insert_batch(
+            records,
+            Report(instance="gone", namespace="shop", service_account="db"),
+            texts=[encode_record(record) for record in records],
+            digest="first",
+        )
+        assert len(await core.store.decisions.query(DecisionFilter())) == 4

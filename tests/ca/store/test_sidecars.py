@@ -48,6 +48,9 @@ async def test_who_stops_properly_gives_its_addresses_back_at_once_and_who_vanis
         await sidecars.mark_seen("web-1", connected=False, has_stopped=True, now=NOW)
         listed = await sidecars.get_at("198.18.0.2")
         assert listed is not None and listed.instance == "web-1"
+        for moment, alive in ((NOW, ["web-1"]), (NOW + 90_000, [])):  # Then its certificate has ended.
+            assert [each.instance for each in await sidecars.list_live(now=moment)] == alive
+            assert await sidecars.list_live_instances(now=moment) == frozenset(alive)
         await join(core, "db-1", DATABASE, "198.18.0.2")
         taken = await sidecars.get_at("198.18.0.2")
         assert taken is not None and taken.instance == "db-1"

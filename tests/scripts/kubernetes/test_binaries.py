@@ -14,6 +14,7 @@ from scripts.kubernetes import binaries, cache
 def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TOUCHMARK_CACHE", str(tmp_path))
     monkeypatch.delenv("KUBEBUILDER_ASSETS", raising=False)
+    monkeypatch.delenv("K8S", raising=False)
 
 
 def put(path: Path, content: str = "program") -> Path:
@@ -27,19 +28,33 @@ def test_the_release_is_the_one_that_go_mod_pins() -> None:
     assert re.fullmatch(r"1\.\d+\.\d+", binaries.version())
 
 
-def test_the_oldest_api_server_takes_the_newest_ones_place_where_it_is_asked_for(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.mark.parametrize(("wanted", "program"), [
+    ("oldest", "oldest-kube-apiserver"),
+    ("1.30", "oldest-kube-apiserver"),
+    (binaries.version().rpartition(".")[0], "kube-apiserver"),
+    ("", "kube-apiserver"),
+])  # fmt: skip
+def test_another_releases_api_server_takes_its_place_where_it_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, wanted: str, program: str
 ) -> None:
-    newest = put(tmp_path / "kubernetes/bin/kube-apiserver")
-    oldest = put(tmp_path / "kubernetes/bin/oldest-kube-apiserver")
-    monkeypatch.delenv("K8S", raising=False)
-    assert binaries.locate("kube-apiserver") == newest
-    monkeypatch.setenv("K8S", "1.30")
-    assert binaries.locate("kube-apiserver") == oldest
-    assert binaries.list_api() == ("oldest-kube-apiserver", "kubectl")
+    path = put(tmp_path / "kubernetes/bin" / program)
+    monkeypatch.setenv("K8S", wanted)
+    assert binaries.list_api() == (program, "kubectl")
+    assert binaries.locate("kube-apiserver") == path
+
+
+def test_a_release_that_is_not_there_is_refused_with_those_that_are(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("K8S", "1.2")
-    with pytest.raises(cache.SetupError, match=r"there are 1\.30 and 1\.\d+"):
+    with pytest.raises(cache.SetupError, match=r"there are 1\.\d+, 1\.30 \(oldest\)"):
         binaries.list_api()
+
+
+def test_each_release_has_a_program_of_its_own() -> None:
+    """Its sources and what the linker writes into it: nothing of one release is taken for another's."""
+    programs = ("kube-apiserver", *binaries.OTHERS.values())
+    assert len({binaries.key(program) for program in programs}) == len(programs)
+    oldest, ours = [int(binaries.version(each).split(".")[1]) for each in ("oldest", "components")]
+    assert oldest < ours
 
 
 def test_a_program_that_is_not_there_is_said_so() -> None:
@@ -80,5 +95,5 @@ def test_only_a_stamped_and_whole_program_is_current(
         binaries.build(["kubectl"])
 
 
-def _refuse() -> Path:
+def _refuse(at_least: tuple[int, int]) -> Path:
     raise AssertionError("built")

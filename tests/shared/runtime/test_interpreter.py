@@ -75,3 +75,29 @@ print(library.mallinfo2().hblks - before)
 def test_a_large_block_has_pages_of_its_own_also_after_one_was_freed() -> None:
     found = subprocess.run([sys.executable, "-c", _LARGE_BLOCKS], capture_output=True, text=True, check=True)
     assert found.stdout.split() == ["True", "1"]
+
+
+_FREE_PAGES = """
+import ctypes
+from pathlib import Path
+from shared.runtime.interpreter import give_back_free_pages
+library = ctypes.CDLL(None)
+library.malloc.restype, library.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+library.free.argtypes = [ctypes.c_void_p]
+def count():
+    return int(Path("/proc/self/statm").read_text().split()[1])
+blocks = [library.malloc(64 * 1024) for _ in range(1024)]
+for block in blocks:
+    ctypes.memset(block, 1, 64 * 1024)
+library.malloc(64 * 1024)  # It lies behind them.
+for block in blocks:
+    library.free(block)
+before = count()
+print(give_back_free_pages())
+print(before - count() > 8_000)
+"""
+
+
+def test_pages_that_are_free_in_the_middle_of_the_heap_go_back() -> None:
+    found = subprocess.run([sys.executable, "-c", _FREE_PAGES], capture_output=True, text=True, check=True)
+    assert found.stdout.split() == ["True", "True"]

@@ -31,6 +31,7 @@ from shared.runtime.sidecar_socket import ask_sidecar, choose_sidecar, list_side
 from shared.runtime.tasks import Tasks
 from sidecar.administration import answers, metrics
 from sidecar.administration.local_socket import MAX_CLIENTS, AdminSocket, check_peer, open_admin_listener
+from sidecar.native.engine import load
 from tests.free_ports import free_port
 from tests.sidecar.little_ca import LittleCA, until
 from tests.sidecar.runtime.whole_sidecar import SERVER, run_client, sidecar
@@ -69,7 +70,7 @@ async def test_a_sidecar_says_what_it_did_and_what_it_has() -> None:
                 ) as db,
                 sidecar(
                     ca.make_token("shop/web"), "--outbound", f"127.0.0.1:{listen}=127.0.0.2:{plain}",
-                    "--instance", name, "--health-port", str(health),
+                    "--instance", name, "--health-port", str(health), "--workers", "2",
                 ) as web,
             ):  # fmt: skip
                 await db.wait_ready()
@@ -101,6 +102,7 @@ async def _check_metrics(port: int) -> None:
     assert read_one(found, "tunnel_handshakes", role="initiator", kind="full") == 1
     assert read_one(found, "tunnel_handshakes", role="initiator", kind="resumed") == 0
     assert read_one(found, "ca_stream_connected") == 1
+    assert read_one(found, "workers") == (0 if load() is None else 2)
     assert read_one(found, "places", bound="outbound") >= 1
     assert read_one(found, "places_used", bound="outbound") == 0
     assert read_one(found, "records_lost", at="log") == 0

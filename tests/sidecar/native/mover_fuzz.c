@@ -1,4 +1,5 @@
-/* Connections are lent and recalled at random while both their ends send: every byte arrives once and in order.
+/* Connections are lent and recalled at random while both their ends send: every byte arrives once and in order. Each stay
+ * is with a mover that is drawn; all of them look at one proof.
  *
  * Without Python, so that the thread sanitizer sees every access; test_mover.py builds and runs it. TLS is a socket
  * whose records are what a read returns. What comes back is finished here as the Python code would.
@@ -14,6 +15,10 @@
 #include <unistd.h>
 
 #include "mover.h"
+
+#ifndef MOVERS
+#define MOVERS 2
+#endif
 
 enum { CONNECTIONS = 12, TOTAL = 400 * 1000, EPOCH = 7, TLS_FAILED = 1, TLS_CLOSED = 6 };
 
@@ -47,7 +52,8 @@ static void fail(const char *what) {
 
 typedef struct {
     int near[2], far[2]; /* Of the application and of the tunnel. */
-    int number;          /* Of the stay, or -1. */
+    int number;          /* Of the stay, or -1 ... */
+    Mover *mover;        /* ... and with whom it is. */
     long long up, down;  /* Bytes that were moved. */
     long long seen[2];   /* Bytes that the far ends have read. */
     unsigned char frame[RECORD_BYTES];
@@ -175,8 +181,8 @@ static void pass_on(Connection *connection, const unsigned char *left, size_t si
     }
 }
 
-static void take_back(Mover *mover, Connection *connection) {
-    Lent *lent = mover_recall(mover, connection->number);
+static void take_back(Connection *connection) {
+    Lent *lent = mover_recall(connection->mover, connection->number);
     if (lent == NULL || lent->is_lost)
         fail("a stay is gone");
     connection->number = -1;
@@ -200,10 +206,10 @@ static void take_back(Mover *mover, Connection *connection) {
         if (received->end > received->start)
             pass_on(connection, lent->left, received->end - received->start);
     }
-    mover_forget(mover, lent);
+    mover_forget(connection->mover, lent);
 }
 
-static void lend(Mover *mover, Connection *connection, Proof *proof, unsigned int *seed) {
+static void lend(Mover *movers, Connection *connection, Proof *proof, unsigned int *seed) {
     Lent what = {
         .tls = (void *)(intptr_t)connection->near[1],
         .application = connection->near[0],
@@ -213,7 +219,8 @@ static void lend(Mover *mover, Connection *connection, Proof *proof, unsigned in
         .receive_room = rand_r(seed) % 8 ? 1LL << 40 : rand_r(seed) % 50000,
         .proof = rand_r(seed) % 2 ? proof : NULL,
     };
-    connection->number = mover_lend(mover, &what);
+    connection->mover = &movers[rand_r(seed) % MOVERS];
+    connection->number = mover_lend(connection->mover, &what);
     if (connection->number < 0)
         fail("a connection can't be lent");
 }
@@ -225,8 +232,8 @@ static void collect(Mover *mover, Connection *connections) {
     int count = mover_collect(mover, indices);
     for (int index = 0; index < count; index++)
         for (int each = 0; each < CONNECTIONS; each++)
-            if (connections[each].number == indices[index])
-                take_back(mover, &connections[each]);
+            if (connections[each].mover == mover && connections[each].number == indices[index])
+                take_back(&connections[each]);
 }
 
 /* ---- a connection that is never still --------------------------------------------------------------------------- */
@@ -281,16 +288,24 @@ static void recall_what_is_never_still(void) {
 int main(int count, char **arguments) {
     recall_what_is_never_still();
     static Connection connections[CONNECTIONS];
-    static Mover mover = {.tls = {fake_read, fake_write, fake_get_error, fake_clear}, .take_error = fake_take_error};
+    static Mover movers[MOVERS];
+    struct pollfd notified[MOVERS];
     unsigned int seed = count > 1 ? (unsigned int)atoi(arguments[1]) : 1;
     Proof proof = {.maps = open("/proc/self/maps", O_RDONLY), .directory = open("/proc/self", O_PATH | O_DIRECTORY)};
     struct stat file;
-    if (stat("/proc/self/exe", &file) < 0 || mover_start(&mover) != 0)
+    if (stat("/proc/self/exe", &file) < 0)
         fail("nothing starts");
     proof.device = file.st_dev;
     proof.inode = file.st_ino;
     proof.max_age_ns = 1000000;
-    mover_allow(&mover, 1LL << 60);
+    for (int each = 0; each < MOVERS; each++) {
+        movers[each].tls = (Tls){fake_read, fake_write, fake_get_error, fake_clear};
+        movers[each].take_error = fake_take_error;
+        if (mover_start(&movers[each]) != 0)
+            fail("nothing starts");
+        mover_allow(&movers[each], 1LL << 60);
+        notified[each] = (struct pollfd){.fd = movers[each].notify, .events = POLLIN};
+    }
     static pthread_t threads[CONNECTIONS][4];
     void *(*const ends[])(void *) = {write_application, read_application, write_tunnel, read_tunnel};
     for (int index = 0; index < CONNECTIONS; index++) {
@@ -315,20 +330,22 @@ int main(int count, char **arguments) {
         for (int index = 0; index < CONNECTIONS; index++) {
             Connection *connection = &connections[index];
             if (connection->number < 0 && (connection->up < TOTAL || connection->down < TOTAL))
-                lend(&mover, connection, &proof, &seed);
+                lend(movers, connection, &proof, &seed);
             else if (connection->number >= 0 && rand_r(&seed) % 4 == 0)
-                take_back(&mover, connection);
+                take_back(connection);
             if (connection->number >= 0 || connection->up < TOTAL || connection->down < TOTAL)
                 is_done = 0;
         }
-        struct pollfd notified = {.fd = mover.notify, .events = POLLIN};
-        if (poll(&notified, 1, 1) > 0)
-            collect(&mover, connections);
+        poll(notified, MOVERS, 1);
+        for (int each = 0; each < MOVERS; each++)
+            if (notified[each].revents)
+                collect(&movers[each], connections);
     }
     for (int index = 0; index < CONNECTIONS; index++)
         for (int end = 0; end < 4; end++)
             pthread_join(threads[index][end], NULL);
-    if (mover_stop(&mover) != 0)
-        fail("the thread doesn't end");
+    for (int each = 0; each < MOVERS; each++)
+        if (mover_stop(&movers[each]) != 0)
+            fail("a thread doesn't end");
     return 0;
 }

@@ -10,14 +10,24 @@ import pytest
 
 from shared.model.errors import InputError
 from sidecar.native import engine
-from sidecar.native.engine import Engine, Wanted, choose, current_engine, current_loop, load
+from sidecar.native.engine import (
+    Engine,
+    Wanted,
+    choose,
+    choose_workers,
+    current_engine,
+    current_loop,
+    current_workers,
+    load,
+)
 
 
 @pytest.fixture(autouse=True)
 def _restored() -> Iterator[None]:
-    before = choose(Wanted.AUTO)
+    before, workers = choose(Wanted.AUTO), choose_workers(1)
     yield
     choose(before)
+    choose_workers(workers)
 
 
 def test_the_compiled_loop_is_used_where_it_is_there() -> None:
@@ -29,6 +39,13 @@ def test_python_can_be_asked_for() -> None:
     choose(Wanted.PYTHON)
     assert current_loop() is None
     assert current_engine() is Engine.PYTHON
+
+
+def test_threads_are_those_of_the_settings_and_none_where_python_moves_the_bytes() -> None:
+    assert choose_workers(2) == 1
+    assert current_workers() == (0 if load() is None else 2)
+    choose(Wanted.PYTHON)
+    assert current_workers() == 0
 
 
 def test_without_the_compiled_loop_python_moves_the_bytes_unless_the_other_was_asked_for(

@@ -1,4 +1,4 @@
-"""The thread that moves bytes by itself: what it moves, when a connection comes back, who owns it until then."""
+"""A thread that moves bytes by itself: what it moves, when a connection comes back, who owns it until then."""
 
 from __future__ import annotations
 
@@ -142,6 +142,49 @@ def test_what_is_recalled_isnt_touched_any_more_nor_what_is_lent_once_the_thread
     assert stay.mover.collect() == []
 
 
+def test_a_thread_and_its_end_leave_what_another_one_has_alone(stay: Stay, tls: ScriptedTls) -> None:
+    other = Stay(tls)
+    try:
+        one, another = stay.lend(room=5), other.lend(room=5)
+        assert one == another  # Each counts for itself.
+        stay.app.send(b"question")
+        assert stay.wait() == [one]
+        assert stay.mover.recall(one)[0] == len(b"question")
+        stay.mover.stop()
+        assert other.mover.counts(another) == (0, 0)
+        other.app.send(b"another")
+        assert other.wait() == [another]
+        assert other.mover.recall(another)[0] == len(b"another")
+        assert other.mover.collect() == []
+    finally:
+        other.close()
+
+
+def test_two_threads_look_at_one_proof(stay: Stay, tls: ScriptedTls) -> None:
+    here = os.stat("/proc/self/exe")
+    memory = os.memfd_create("maps")
+    directory = os.open("/proc/self", os.O_PATH)
+    other = Stay(tls)
+    try:
+        proof = make_proof(None, maps=memory, directory=directory, device=here.st_dev, inode=here.st_ino, max_age_s=0)
+        os.write(memory, b"0")
+        for each in (stay, other):
+            number = each.lend(proof, room=5)
+            each.app.send(b"question")
+            assert each.wait() == [number]
+            assert each.mover.recall(number)[0] == len(b"question")
+        os.ftruncate(memory, 0)
+        for each in (stay, other):
+            number = each.lend(proof)
+            each.app.send(b"question")
+            assert each.wait() == [number]
+            assert each.mover.recall(number) == (0, 0, 0, 0, None, None)
+    finally:
+        other.close()
+        os.close(memory)
+        os.close(directory)
+
+
 def test_a_descriptor_that_epoll_doesnt_take_isnt_lent(stay: Stay, tmp_path: Path) -> None:
     with (tmp_path / "file").open("wb") as file, pytest.raises(PermissionError):
         stay.mover.lend(TLS, stay.application.fileno(), file.fileno(), EPOCH, _ROOM, _ROOM, None)
@@ -150,8 +193,13 @@ def test_a_descriptor_that_epoll_doesnt_take_isnt_lent(stay: Stay, tmp_path: Pat
 
 @pytest.mark.parametrize(
     "flags",
-    [("-fsanitize=thread",), ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-DOF_THREAD=")],
-    ids=["threads", "memory"],
+    [
+        ("-fsanitize=thread",),
+        # Of one thread the buffer is guarded as well.
+        ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-DOF_THREAD=", "-DMOVERS=1"),
+        ("-fsanitize=address,undefined", "-fno-sanitize-recover=all"),
+    ],
+    ids=["threads", "memory", "memory of two"],
 )
 @pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
 def test_lending_and_recalling_at_random_loses_no_byte_and_is_no_race(flags: Sequence[str], tmp_path: Path) -> None:

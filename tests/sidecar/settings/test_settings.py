@@ -23,6 +23,7 @@ outbound: [{listen: 127.0.0.1:5432, destination: "[2001:db8::1]:5432"}]
 inbound: [{listen: 198.18.0.2:5432, application: 127.0.0.1:5433}]
 attestation: {maxExecutableBytes: 5}
 limits: {maxConnections: 100, drainSeconds: 0}
+workers: 2
 log: {file: null}
 mtls: {ports: [5432], destinationPorts: [5432, 5432]}
 """
@@ -36,7 +37,7 @@ def test_a_whole_file_is_read() -> None:
     assert read.outbound == (OutboundListener(listen=("127.0.0.1", 5432), destination=("2001:db8::1", 5432)),)
     assert read.inbound == (InboundListener(listen=("198.18.0.2", 5432), application=("127.0.0.1", 5433)),)
     assert (read.redirect.mark, read.redirect.exclude_ports, read.max_executable_bytes) == (31, (22,), 5)
-    assert (read.max_connections, read.drain_s) == (100, 0)
+    assert (read.max_connections, read.drain_s, read.workers) == (100, 0, 2)
     assert (read.mtls_ports, read.mtls_destination_ports) == ((5432,), (5432,))
 
 
@@ -48,7 +49,7 @@ def test_the_documented_file_is_read_and_shows_the_defaults() -> None:
     assert (read.redirect, read.drain_s, read.max_executable_bytes, read.tunnel_port, read.log_file) == (
         default.redirect, default.drain_s, default.max_executable_bytes, default.tunnel_port, default.log_file,
     )  # fmt: skip
-    assert read.max_connections == Limits().max_connections
+    assert (read.max_connections, read.workers) == (Limits().max_connections, default.workers)
     read.check()
 
 
@@ -66,6 +67,9 @@ def test_the_documented_file_is_read_and_shows_the_defaults() -> None:
         ("limits: {drainSeconds: -1}\n", 1, "limits.drainSeconds"),
         ("limits: {drainSeconds: 86401}\n", 1, "limits.drainSeconds"),
         ("redirect: {uid: 0}\n", 1, "redirect.uid"),
+        ("workers: 0\n", 1, "workers"),
+        ("workers: 65\n", 1, "workers"),
+        ("workers: auto\n", 1, "workers"),
         ("token: a\ntokenFile: b\n", 1, "token"),
     ],
 )

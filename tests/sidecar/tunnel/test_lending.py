@@ -12,10 +12,10 @@ from contextlib import asynccontextmanager
 import pytest
 
 from shared.model.policy.decision import Ending
-from sidecar.native.engine import load
+from sidecar.native.engine import choose_workers, load
 from sidecar.tunnel import lending as lending_module
 from sidecar.tunnel import native_tunnel
-from sidecar.tunnel.lending import lending_of
+from sidecar.tunnel.lending import count_turns, lending_of
 from sidecar.tunnel.native_tunnel import STEADY_CALLS, NativeTunnel
 from tests.sidecar.little_ca import until
 from tests.sidecar.pump.test_tunnel_pump import Turn, opened_turn
@@ -57,22 +57,53 @@ async def lent_turn() -> AsyncIterator[Turn]:
         yield turn
 
 
-async def test_a_loop_has_one_thread() -> None:
+async def test_a_loop_has_threads_of_its_own_and_one_more_is_started_when_each_has_a_turn(workers: int) -> None:
     loop = asyncio.get_running_loop()
     assert _native is not None
-    assert lending_of(loop, _native) is lending_of(loop, _native)
+    assert count_turns(loop) == []
+    lending = lending_of(loop, _native)
+    assert lending is lending_of(loop, _native)
+    seen = [count_turns(loop)]
+    for number in range(4):
+        lending.find_worker(loop).note(number, lambda: None)
+        seen.append(count_turns(loop))
+    assert seen == ([[0], [1], [2], [3], [4]] if workers == 1 else [[0], [1], [1, 1], [2, 1], [2, 2]])
+    fewest = lending.workers[-1]
+    fewest.forget(3)
+    assert lending.find_worker(loop) is fewest
 
 
-def test_its_thread_ends_with_it() -> None:
+async def test_where_no_second_thread_can_be_started_the_first_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop, before = asyncio.get_running_loop(), choose_workers(2)
+    try:
+        assert _native is not None
+        lending = lending_of(loop, _native)
+        lending.find_worker(loop).note(0, lambda: None)
+
+        def fail(*_: object) -> None:
+            raise OSError(errno.EMFILE, "no descriptors left")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(lending_module, "start_mover", fail)
+            assert lending.find_worker(loop) is lending.workers[0]
+        assert lending.find_worker(loop) is lending.workers[1]
+    finally:
+        choose_workers(before)
+
+
+def test_its_threads_end_with_it(workers: int) -> None:
     assert _native is not None
     loop = asyncio.new_event_loop()
     lending = lending_of(loop, _native)
     lending.allow(loop)
-    kept = weakref.ref(lending)
+    for number in range(workers):
+        lending.find_worker(loop).note(number, lambda: None)
+    kept = [weakref.ref(each) for each in (lending, *lending.workers)]
+    assert len(kept) == 1 + workers
     loop.close()
     del lending, loop
     gc.collect()
-    assert kept() is None
+    assert [each() for each in kept] == [None] * len(kept)
 
 
 async def test_a_turn_of_one_request_isnt_lent() -> None:
@@ -81,6 +112,7 @@ async def test_a_turn_of_one_request_isnt_lent() -> None:
         assert is_lent(turn) == [False, False]
 
 
+@pytest.mark.usefixtures("workers")
 async def test_a_steady_turn_goes_on_while_the_event_loop_does_something_else() -> None:
     async with lent_turn() as turn:
         for each in (turn.app, turn.server):
@@ -96,6 +128,31 @@ async def test_a_steady_turn_goes_on_while_the_event_loop_does_something_else() 
         assert (turn.responder.sent, turn.responder.received) == (before[0] + 800, before[1] + 600)
 
 
+async def test_turns_are_spread_over_the_threads(workers: int) -> None:
+    async with lent_turn() as first, lent_turn() as second:
+        assert is_lent(first) + is_lent(second) == [True] * 4
+        assert count_turns(asyncio.get_running_loop()) == ([4] if workers == 1 else [2, 2])
+    assert sum(count_turns(asyncio.get_running_loop())) == 0
+
+
+@pytest.mark.usefixtures("workers")
+async def test_the_end_of_a_turn_leaves_those_beside_it_with_their_threads() -> None:
+    async with lent_turn() as kept:
+        async with lent_turn() as ended:
+            ended.initiator.abort(Ending.POLICY_CHANGED)
+            await asyncio.wait_for(ended.responder.finished, 60)
+            assert is_lent(ended) == [False, False]
+        for each in (kept.app, kept.server):
+            each.settimeout(60)
+        for _ in range(10):  # Nothing here gives the loop a turn.
+            kept.app.send(b"question")
+            assert kept.server.recv(100) == b"question"
+            kept.server.send(b"answer")
+            assert kept.app.recv(100) == b"answer"
+        assert is_lent(kept) == [True, True]
+
+
+@pytest.mark.usefixtures("workers")
 async def test_an_event_loop_says_that_it_lives_while_anything_is_lent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lending_module, "_PERIOD_S", 0.0)
     loop = asyncio.get_running_loop()
@@ -103,7 +160,8 @@ async def test_an_event_loop_says_that_it_lives_while_anything_is_lent(monkeypat
     lending = lending_of(loop, _native)
     async with lent_turn() as turn:
         for _ in range(3):
-            lending.mover.allow(0)  # Until the loop says it again.
+            for worker in lending.workers:
+                worker.mover.allow(0)  # Until the loop says it again.
             await asyncio.sleep(0)
             await asyncio.sleep(0)
             await exchange(turn)
@@ -111,6 +169,7 @@ async def test_an_event_loop_says_that_it_lives_while_anything_is_lent(monkeypat
     await until(lambda: not lending._is_timed)
 
 
+@pytest.mark.usefixtures("workers")
 async def test_its_end_is_passed_on_behind_the_last_byte_and_the_tunnel_is_used_again() -> None:
     loop = asyncio.get_running_loop()
     async with lent_turn() as turn:
@@ -126,6 +185,7 @@ async def test_its_end_is_passed_on_behind_the_last_byte_and_the_tunnel_is_used_
         assert turn.near.is_reusable
 
 
+@pytest.mark.usefixtures("workers")
 async def test_an_abort_takes_it_back_first() -> None:
     async with lent_turn() as turn:
         turn.initiator.abort(Ending.POLICY_CHANGED)
@@ -134,6 +194,7 @@ async def test_an_abort_takes_it_back_first() -> None:
         assert end.ending in (Ending.RESET_BY_SOURCE, Ending.PEER_LOST)
 
 
+@pytest.mark.usefixtures("workers")
 async def test_an_error_of_tls_in_the_thread_is_told_by_its_name() -> None:
     async with lent_turn() as turn:
         turn.near.connection.send(b"\x17\x03\x03\x00\x20" + bytes(32))  # A record of no key.

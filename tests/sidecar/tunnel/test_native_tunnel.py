@@ -34,6 +34,7 @@ async def push(source: socket.socket, sink: socket.socket, size: int) -> bytes:
     return bytes(got)
 
 
+@pytest.mark.usefixtures("workers")
 async def test_the_loop_moves_bulk_both_ways_and_no_byte_of_it_goes_through_python(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -171,7 +171,7 @@ async def test_a_store_that_fails_breaks_a_follower_off_instead_of_ending_it(
         async def fail(_wanted: object) -> None:
             raise UnavailableError("the disk is gone")
 
-        monkeypatch.setattr(services.store.decisions, "query", fail)
+        monkeypatch.setattr(services.store.decisions, "look", fail)
         with pytest.raises(aiohttp.ClientPayloadError):
             while await response.content.readline():
                 pass

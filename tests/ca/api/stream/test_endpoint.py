@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import ssl
+import weakref
 from pathlib import Path
 
 import aiohttp
 import pytest
+from aiohttp import web
 from websockets import InvalidStatus, State
 
 from ca.api.stream import endpoint
@@ -283,3 +286,24 @@ async def test_silent_strangers_keep_neither_other_addresses_nor_known_sidecars_
 def test_the_line_and_both_kinds_of_places_leave_room_for_probes_and_newcomers(limit: int) -> None:
     taken = endpoint.count_line(limit) + 2 * endpoint.MAX_UNAUTHENTICATED
     assert endpoint.count_line(limit) >= 128 and limit - taken >= 128
+
+
+async def test_what_a_stream_had_is_freed_without_the_garbage_collector_when_its_sidecar_closes_it(
+    services: RunningCA,
+) -> None:
+    others = list_websockets()
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        async with FakeSidecar(services) as client:
+            await client.enrol("a")
+            (kept,) = [weakref.ref(each) for each in list_websockets() if not any(each is other for other in others)]
+        await eventually(lambda: kept() is None)
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def list_websockets() -> list[web.WebSocketResponse]:
+    """List those of this whole process, which earlier tests may have left."""
+    return [each for each in gc.get_objects() if type(each) is web.WebSocketResponse]

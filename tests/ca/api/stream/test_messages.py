@@ -56,6 +56,14 @@ async def test_what_breaks_the_protocol_ends_the_stream_with_a_refusal(
     assert await services.store.decisions.query(EVERYTHING) == []
 
 
+async def test_a_sidecar_that_knows_more_than_the_store_is_told_why_that_may_be(services: RunningCA) -> None:
+    """A copied file or a machine's snapshot in the store's place: its streams end until somebody restores properly."""
+    async with FakeSidecar(services) as client:
+        sequence = (await client.enrol("a")).bundle.sequence
+        await client.send(BundleInstalled(sequence=sequence + 1))
+        assert "touchmark ca restore" in (await client.expect(Refusal)).hint
+
+
 async def test_what_is_acknowledged_again_costs_no_transaction(
     services: RunningCA, monkeypatch: pytest.MonkeyPatch
 ) -> None:

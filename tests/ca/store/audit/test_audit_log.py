@@ -275,3 +275,26 @@ async def test_reading_uses_indexes(tmp_path: Path) -> None:
             async with core.store.database.reading() as connection:
                 plan = " ".join(str(row) for row in await connection.execute(text(query)))
             assert "SEARCH" in plan and "TEMP B-TREE" not in plan
+
+
+async def test_a_window_of_time_is_read_page_by_page_in_the_order_of_time(tmp_path: Path) -> None:
+    """Also where the clock was set back: each line once."""
+    async with opened(tmp_path / "d") as core:
+        audit = core.store.audit
+        await make_lines(core.store, 6)
+        head = (await audit.list_lines()).head.sequence
+        times = {head - 5 + number: float(time) for number, time in enumerate((10, 20, 30, 15, 20, 40))}
+        async with core.store.database.writing() as connection:
+            for sequence, time in times.items():
+                line = audit_lines.c.sequence == sequence
+                await connection.execute(update(audit_lines).where(line).values(time=time))
+        inside = sorted((time, sequence) for sequence, time in times.items() if 15 <= time <= 30)
+        found: list[int] = []
+        is_last = False
+        while not is_last:
+            page = await audit.list_lines(since=15, until=30, limit=2, after=found[-1] if found else 0)
+            found += [each.sequence for each in entries(page)]
+            is_last = page.is_last
+        assert found == [sequence for _, sequence in inside]
+        newest = await audit.list_lines(until=30, limit=3, newest=True)
+        assert [each.sequence for each in entries(newest)] == found[-3:]

@@ -226,6 +226,17 @@ async def list_ports(store: Store, *, since: float = 0.0, until: float = math.in
 NOW = 500_000 * HOUR_S + 60
 
 
+async def test_a_record_that_comes_late_brings_its_edge_into_the_window_of_its_hour(tmp_path: Path) -> None:
+    async with opened(tmp_path) as core:
+        store = core.store
+        await add(store, [allow(NOW, port=1)], now=NOW)
+        assert await list_ports(store, until=NOW - HOUR_S) == []
+        await add(store, [allow(NOW - 2 * HOUR_S, port=1)], now=NOW)
+        assert await list_ports(store, until=NOW - HOUR_S) == [1]
+        assert await list_ports(store, since=NOW) == [1]
+        assert await list_ports(store, until=NOW - 2 * HOUR_S - 60) == []
+
+
 async def test_a_window_has_whole_hours_and_both_namespaces_see_the_edge(tmp_path: Path) -> None:
     async with opened(tmp_path) as core:
         store = core.store

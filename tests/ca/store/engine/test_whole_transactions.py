@@ -242,6 +242,62 @@ async def test_short_ones_are_run_between_two_long_ones(database: Database) -> N
     assert ran == ["long", "short", "another", "last"]
 
 
+async def test_a_long_one_rests_while_short_ones_come_if_they_had_to_wait(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock of the test's own: nine times as long as it took. Hours, so that no timer of the event loop ends."""
+
+    class Clock:
+        now = 0.0
+
+        def monotonic(self) -> float:
+            return self.now
+
+    clock = Clock()
+    ran: list[str] = []
+    begins, goes_on = threading.Event(), threading.Event()
+
+    async def note(_: AsyncConnection, *, name: str) -> None:
+        ran.append(name)
+
+    async def take_two_thousand_seconds(_: AsyncConnection) -> None:
+        begins.set()
+        goes_on.wait()
+        clock.now += 2_000
+        ran.append("long")
+
+    def is_pressed() -> bool:
+        return database.is_pressed
+
+    def write(name: str, *, is_long: bool = False) -> asyncio.Task[None]:
+        return asyncio.create_task(database.write(partial(note, name=name), is_long=is_long))
+
+    monkeypatch.setattr(whole_transactions, "time", clock)
+    monkeypatch.setattr(whole_transactions, "QUIET_S", 15_000.0)
+    monkeypatch.setattr(whole_transactions, "MAX_REST_S", 100_000.0)
+    first = asyncio.create_task(database.write(take_two_thousand_seconds, is_long=True))
+    await asyncio.to_thread(begins.wait)
+    assert not is_pressed()
+    waiting = write("another", is_long=True)
+    short = write("a")
+    await asyncio.sleep(0)
+    assert is_pressed()
+    goes_on.set()
+    await asyncio.gather(first, short)
+    for clock.now, name in ((10_000.0, "b"), (19_000.0, "c")):
+        await write(name)
+    assert ran == ["long", "a", "b", "c"] and not waiting.done()
+    clock.now = 20_000.0  # The rest is over.
+    await asyncio.gather(write("d"), waiting)
+    assert ran == ["long", "a", "b", "c", "d", "another"]
+    assert is_pressed()
+    clock.now += 15_000
+    assert not is_pressed()
+    # Nobody had to wait for that one: the next needn't rest, nor does a closed database wait for it.
+    await write("last", is_long=True)
+    assert ran[-1] == "last"
+
+
 @pytest.mark.parametrize("is_long", [False, True])
 async def test_who_gives_up_before_it_begins_keeps_no_room(
     database: Database, monkeypatch: pytest.MonkeyPatch, is_long: bool

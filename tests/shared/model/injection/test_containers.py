@@ -73,6 +73,7 @@ def test_settings_become_arguments() -> None:
     assert _sidecar()["args"][-2:] == ["--log-level", "debug"]
     assert "--log-level" not in make_sidecar_container(Settings(), OPTIONS, ())["args"]
     assert make_sidecar_container(Settings(log_format="cef"), OPTIONS, ())["args"][-2:] == ["--log-format", "cef"]
+    assert make_sidecar_container(Settings(workers=2), OPTIONS, ())["args"][-2:] == ["--workers", "2"]
 
 
 def test_a_container_that_came_back_from_the_api_server_is_unchanged() -> None:

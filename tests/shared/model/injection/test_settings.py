@@ -22,6 +22,7 @@ def test_each_annotation_is_read() -> None:
         P + "drain-seconds": "60",
         P + "log-level": "debug",
         P + "log-format": "ocsf",
+        P + "workers": "2",
         P + "sidecar-cpu": "0.2",
         P + "sidecar-cpu-limit": "1",
         P + "sidecar-memory": "80Mi",
@@ -33,6 +34,7 @@ def test_each_annotation_is_read() -> None:
         drain_s=60,
         log_level="debug",
         log_format="ocsf",
+        workers=2,
         cpu_request="0.2",
         cpu_limit="1",
         memory_request="80Mi",
@@ -51,6 +53,7 @@ def test_each_annotation_is_read() -> None:
         ("sidecar-cpu-limit", "65"),
         ("sidecar-memory", "1Pi"), ("sidecar-memory-limit", "1Mi"), ("sidecar-memory-limit", ""),
         ("drain-seconds", "-1"), ("drain-seconds", "3601"), ("drain-seconds", "1.5"), ("drain-seconds", ""),
+        ("workers", "0"), ("workers", "65"), ("workers", "auto"), ("workers", ""), ("workers", "²"),
     ],
 )  # fmt: skip
 def test_a_value_that_cannot_be_used_is_refused_with_the_annotations_name(name: str, value: str) -> None:

@@ -275,6 +275,14 @@ def test_a_remembered_chain_holds_only_while_it_is_valid() -> None:
     assert verifier.verify_peer([leaf, ISSUER.certificate], now=NOW) is peer
 
 
+def test_a_verifier_that_remembers_nothing_verifies_anew() -> None:
+    verifier = BundleVerifier(make_bundle(ROOT, ISSUER), most_remembered=0)
+    chain = [mint_leaf(ISSUER), ISSUER.certificate]
+    peer = verifier.verify_peer(chain, now=NOW)
+    again = verifier.verify_peer(chain, now=NOW)
+    assert again == peer and again is not peer
+
+
 def test_a_remembered_leaf_doesnt_vouch_for_another_chain() -> None:
     verifier = BundleVerifier(make_bundle(ROOT, ISSUER))
     leaf = mint_leaf(ISSUER)
