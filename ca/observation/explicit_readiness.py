@@ -296,15 +296,16 @@ async def _compare_loaded(
     if candidate is not None and candidate.replaces_programs:
         return CodeFinding()
     own_modes = find_own_modes(state, candidate)
+    # Of what was refused for its code no program is named, but its file is.
     known = {
-        (each.destination_workload, each.destination_program)
+        (each.destination_workload, each.path)
         for each in found.causes
         if each.reason is Reason.CODE_NOT_APPROVED and each.side == Direction.INGRESS
     }
     serving = {
         key: seen
         for key, seen in found.serving.items()
-        if (seen.destination.workload, seen.destination.program) not in known
+        if (seen.destination.workload, seen.path) not in known
         and _is_asked_about(seen.destination.workload, workload, own_modes)
     }
     return await compare_loaded(store, state, serving, since=since)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from ca.observation.explicit_readiness import assess
@@ -15,7 +16,7 @@ from shared.model.adoption.program_queue import CODE_KEPT_S
 from shared.model.adoption.seen import see_record
 from shared.model.identity.identity import Workload
 from shared.model.identity.loaded_code import ApprovedCode, CodeCheck, LoadedCode, LoadedObject
-from shared.model.policy.decision import Answer, PartyRecord
+from shared.model.policy.decision import Answer, PartyRecord, ProcessRecord
 from shared.model.policy.reasons import Reason
 from shared.model.policy.rules import Direction, Mode
 from shared.model.wire.admin import PolicyCandidateRequest, Readiness, ReadinessVerdict
@@ -76,17 +77,18 @@ async def test_what_wasnt_told_of_who_accepts_isnt_known_and_what_isnt_approved_
 async def test_each_programs_code_is_compared_whatever_a_connection_of_another_was_refused_for(tmp_path: Path) -> None:
     """One round shows everything; what a client says of its peer isn't that peer's."""
     async with opened(tmp_path / "d") as core:
-        refused = make_decision(
-            "e", time=NOW, answer=Answer.ALLOW, reason=Reason.CODE_NOT_APPROVED, would_deny=True, mode=Mode.PERMISSIVE,
-            destination=PartyRecord(address="198.18.0.2:5432", workload="shop/db", program=str(WEB)),
-        )  # fmt: skip
-        await core.store.decisions.insert([SERVED, refused])
-        await approve(core.store, LIBC)
-        other = ProgramRecord(namespace="shop", name="other", service_account="db", programs=(WEB,))
-        await core.store.namespaces.put_program(other)
-        await tell(core.store, LoadedCode(objects=(LIBC, NSS)))
-        causes = [each for each in (await ask(core.store)).causes if each.reason is Reason.CODE_NOT_APPROVED]
-        assert {each.destination_program for each in causes} == {str(CURL), str(WEB)}
+        for path in ("/usr/bin/other", "/usr/bin/web"):
+            refused = make_decision(
+                "e", time=NOW, answer=Answer.ALLOW, reason=Reason.CODE_NOT_APPROVED, would_deny=True,
+                mode=Mode.PERMISSIVE, process=ProcessRecord(pid=8, uid=0, path=path, digest=WEB.digest),
+                destination=PartyRecord(workload="shop/db", why=Reason.CODE_NOT_APPROVED),
+            )  # fmt: skip
+            await core.store.decisions.insert([msgspec.structs.replace(refused, connection=path)])
+            await core.store.decisions.insert([SERVED])
+            await approve(core.store, LIBC)
+            await tell(core.store, LoadedCode(objects=(LIBC, NSS)))
+            causes = [each for each in (await ask(core.store)).causes if each.reason is Reason.CODE_NOT_APPROVED]
+            assert sorted(each.path for each in causes) == ["/usr/bin/other", "/usr/bin/web"], path
 
 
 async def test_of_more_files_than_are_told_the_rest_isnt_known(tmp_path: Path) -> None:
