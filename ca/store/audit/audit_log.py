@@ -110,8 +110,6 @@ class AuditLog:
         columns = audit_lines.c
         order: list[ColumnElement[Any]] = [columns.sequence]
         query = select(columns.line).limit(bound + 1)
-        if since is not None:
-            query = query.where(columns.time >= since)
         if until is not None:
             query = query.where(columns.time <= until)
         async with self._database.reading() as connection:
@@ -120,7 +118,10 @@ class AuditLog:
                 order = [columns.time, columns.sequence]  # As their index has them.
                 time = (await _FIND_TIME.on(connection, sequence=after)).scalar() if after else None
                 if time is not None:
-                    behind = (columns.time >= time) & ((columns.time > time) | behind)
+                    behind = (columns.time > time) | ((columns.time == time) & behind)
+                    since = time if since is None else max(since, time)  # SQLite goes by one bound of the two.
+            if since is not None:
+                query = query.where(columns.time >= since)
             query = query.where(behind).order_by(*(each.desc() if newest else each for each in order))
             lines = list(await connection.scalars(query))
             anchor, head = await _read_mark(connection, ANCHOR), await _read_mark(connection, HEAD)
