@@ -116,7 +116,7 @@ class Issuance:
         """
         if sidecar_identity.kind is not IdentityKind.SIDECAR:
             raise IssuanceRefused("only a sidecar asks for its programs", reason=Reason.PEER_UNTRUSTED)
-        with step("policy check"):
+        with step("request check"):
             public_key = _check(csr_der, evidence)
         for _ in range(_MAX_DECIDED):
             with step("policy check"):

@@ -74,7 +74,7 @@ async def test_an_issuance_and_its_steps_are_one_trace(tmp_path: Path, collected
         await client.expect(CertificateIssued)
         [root] = await collected.wait_for("issue certificate")
         # A batch may end between two steps' spans, but never after their issuance's: steps end first.
-        assert collected.list_steps(root) == ["authenticate", "policy check", "sign", "ledger commit"]
+        assert collected.list_steps(root) == ["authenticate", "request check", "policy check", "sign", "ledger commit"]
         assert len({span["traceId"] for span in collected.spans}) == 1
         attributes = read(root)
         assert (attributes["touchmark.workload"], attributes["touchmark.sidecar"]) == ("shop/web", "a")
@@ -85,7 +85,7 @@ async def test_an_issuance_and_its_steps_are_one_trace(tmp_path: Path, collected
         await client.expect(CertificateRefused)
         _, refused = await collected.wait_for("issue certificate", 2)
         assert refused["status"]["code"] == 2
-        assert collected.list_steps(refused) == ["authenticate", "policy check"]
+        assert collected.list_steps(refused) == ["authenticate", "request check", "policy check"]
 
 
 async def test_an_admin_act_is_in_its_callers_trace_and_questions_are_if_it_traces_them(
