@@ -1,8 +1,7 @@
 """How many certificates each sidecar may have: a burst, and as many again in each lifetime of a certificate. Pure.
 
-Reports of programs and decisions are counted in the same way (``ca/observation``).
-
-So are the log lines that a sidecar causes.
+Reports of programs and decisions (``ca/observation``) are counted in the same way, and the log lines that a sidecar
+causes.
 
 Belongs here: counting. Doesn't: what is signed (``issuance.py``). A sidecar holds at most 1,024 programs' certificates
 and renews each about twice in a lifetime; one that asks for more fills the ledger, and keeps the signer from others.

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
 from shared.model.policy.reasons import REQUIRED, Reason
@@ -146,10 +145,10 @@ class Acceptance:
                 await asyncio.sleep(pause_s)
                 found = attestor.find_accepted(*self._endpoints)
             if found is not None and found.inode:
-                is_unasked = self._is_turn and find_checked(self._sidecar, listener) is None
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(_TURN_S if is_unasked else None):
-                        await self._find_acceptor(found)
+                if self._is_turn and find_checked(self._sidecar, listener) is None:
+                    await self._find_in_turn(found)
+                else:
+                    await self._find_acceptor(found)
         except AttestationError as error:
             if self._is_explicit or error.reason in REQUIRED:
                 raise Refused(error.reason, error.message) from error
@@ -181,6 +180,14 @@ class Acceptance:
             self._lose(error)
         finally:
             self._pump.release_answers()
+
+    async def _find_in_turn(self, found: KernelSocket) -> None:
+        """Look where nothing asks for it yet: it may hold nobody up."""
+        try:
+            async with asyncio.timeout(_TURN_S):
+                await self._find_acceptor(found)
+        except TimeoutError:
+            self._is_turn = False
 
     async def _find_acceptor(self, found: KernelSocket) -> bool:
         """Attest who has accepted; return False if the server has closed the connection since it was found.
