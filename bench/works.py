@@ -6,6 +6,7 @@ the order of rounds (``run.py``). Does I/O.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import time
@@ -34,14 +35,17 @@ _TOOL_TIMEOUT_S: Final = 120.0
 
 
 class Work(StrEnum):
-    """One kind of load; ``new_connections_no_reuse`` is the same load as ``new_connections``.
+    """One kind of load.
 
-    It differs for a subject that reuses tunnels, which is started then with reuse off.
+    ``new_connections_no_reuse`` is the same load as ``new_connections``; it differs for a subject that reuses tunnels,
+    which is started then with reuse off. ``small_requests_again`` is that of ``small_requests`` by a program that has
+    just done the same for a second.
     """
 
     BULK = "bulk"
     BULK_STREAMS = "bulk_8_streams"
     SMALL_REQUESTS = "small_requests"
+    SMALL_REQUESTS_AGAIN = "small_requests_again"
     SMALL_REQUESTS_ALONE = "small_requests_1"
     SMALL_REQUESTS_MANY = "small_requests_256"
     NEW_CONNECTIONS = "new_connections"
@@ -142,6 +146,12 @@ def _small_requests(task: Task, *, clients: int = CLIENTS) -> list[Sample]:
     return _requests(task, keeps_alive=True, unit="request", clients=clients)
 
 
+def _small_requests_again(task: Task) -> list[Sample]:
+    """Without a program's first moment, which makes the 99th percentile of a run of seconds."""
+    _small_requests(dataclasses.replace(task, scale=dataclasses.replace(task.scale, duration_s=1)))
+    return _small_requests(task)
+
+
 def _new_connections(task: Task) -> list[Sample]:
     return _requests(task, keeps_alive=False, unit="connection")
 
@@ -213,6 +223,7 @@ _WORKS: Final[dict[Work, Callable[[Task], list[Sample]]]] = {
     Work.BULK: _bulk,
     Work.BULK_STREAMS: partial(_bulk, streams=STREAMS),
     Work.SMALL_REQUESTS: _small_requests,
+    Work.SMALL_REQUESTS_AGAIN: _small_requests_again,
     Work.SMALL_REQUESTS_ALONE: partial(_small_requests, clients=1),
     Work.SMALL_REQUESTS_MANY: partial(_small_requests, clients=MANY_CLIENTS),
     Work.NEW_CONNECTIONS: _new_connections,
