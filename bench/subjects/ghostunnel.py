@@ -1,7 +1,7 @@
 """A pair of ghostunnels (Go), mutual TLS 1.3 between them; one process for each listener and side, so four in all.
 
-Debian has no package of it, and the Go module proxy may not serve its module: build it from its public source and put
-it on PATH. ``GOMAXPROCS=1`` keeps each process to one thread of Go code. The key exchange is Go's first choice,
+Debian has no package of it: unless it is on PATH it is built from the module that ``go/go.mod`` pins, which takes Go
+and minutes. ``GOMAXPROCS=1`` keeps each process to one thread of Go code. The key exchange is Go's first choice,
 X25519MLKEM768, and the cipher AES-128-GCM. The server side checks the client's name, the client side the server's.
 """
 
@@ -10,27 +10,42 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Final
 
 from bench.errors import BenchError
 from bench.material import CLIENT_NAME, SERVER_NAME, Material, write_material
-from bench.processes import Processes, free_ports
+from bench.processes import REPOSITORY, Processes, free_ports, run_tool
 from bench.subjects.subject import Address, Backends, RunningSubject, address_text
 
+SOURCE: Final = Path(__file__).parent / "go"
+_PACKAGE: Final = "github.com/ghostunnel/ghostunnel"
+_BUILD_TIMEOUT_S: Final = 1_200.0
 _ONE_THREAD: Final = {"GOMAXPROCS": "1"}
 
 
-def ghostunnel_binary() -> str:
-    """Return the path of ghostunnel.
+@cache
+def ghostunnel_binary() -> Path:
+    """Return the path of ghostunnel; build it where it isn't on PATH, in a moment where nothing has changed.
 
     Raises:
-        BenchError: it isn't on PATH.
+        BenchError: Go isn't on PATH either, or fails.
     """
-    found = shutil.which("ghostunnel")
-    if found is None:
-        raise BenchError("ghostunnel isn't on PATH", hint="build it from its public source: `go build .` in its clone")
-    return found
+    if (found := shutil.which("ghostunnel")) is not None:
+        return Path(found)
+    go = shutil.which("go")
+    if go is None:
+        raise BenchError(
+            "neither ghostunnel nor Go, which builds it, is on PATH",
+            hint=f"the Go that {(SOURCE / 'go.mod').relative_to(REPOSITORY)} names, or `--subjects` without ghostunnel",
+        )
+    binary = SOURCE / "build" / "ghostunnel"
+    run_tool(
+        [go, "-C", SOURCE, "build", "-mod=readonly", "-trimpath", "-o", binary, _PACKAGE],
+        timeout_s=_BUILD_TIMEOUT_S,
+    )
+    return binary
 
 
 @contextmanager
@@ -38,7 +53,7 @@ def run_ghostunnel(directory: Path, backends: Backends) -> Iterator[RunningSubje
     """Start the pair, client side and server side, and end it.
 
     Raises:
-        BenchError: ghostunnel isn't installed, or doesn't start.
+        BenchError: ghostunnel can't be had, or doesn't start.
     """
     binary = ghostunnel_binary()
     material = write_material(directory)
