@@ -17,7 +17,8 @@ from ca.observation.coverage import cover
 from ca.observation.judging import judge
 from ca.observation.loaded_code import CodeFinding, compare_loaded, find_serving
 from ca.store.edges.edge import StoredEdge
-from ca.store.records import SidecarRecord
+from ca.store.namespaces import describe_programs
+from ca.store.records import ProgramRecord, SidecarRecord
 from ca.store.store import Store
 from shared.model.adoption.approved_code import restore_programs
 from shared.model.adoption.blockers import Blocker, Finding, find_blockers, find_namespaces
@@ -73,7 +74,8 @@ async def find_refusals(
     """
     records = await store.decisions.list_refusals(namespace, since=since, limit=MAX_REPLAYED + 1)
     state = await store.namespaces.get_state(namespace)
-    restored = await judge(lambda _: restore_programs(records[:MAX_REPLAYED], state))
+    judged = _replace_programs(state, candidate)
+    restored = await judge(lambda _: restore_programs(records[:MAX_REPLAYED], judged))
     window = await store.edges.list_edges(namespace, since=since)
     own = [edge for edge in window.edges if edge.key.namespace == namespace]
     seen = [
@@ -196,13 +198,32 @@ def _with_candidate(
     )
     if candidate.workload_modes is not None:
         changed[namespace] = msgspec.structs.replace(changed[namespace], workload_modes=candidate.workload_modes)
-    if candidate.replaces_programs:
-        changed[namespace] = msgspec.structs.replace(changed[namespace], approvals=())
+    changed[namespace] = _replace_programs(changed[namespace], candidate)
     for each in candidate.programs:
         state = changed.get(each.namespace, NamespaceState(namespace=each.namespace))
         programs = [(each.service_account, program) for program in each.programs]
         changed[each.namespace] = with_approvals(state, programs)
     return changed
+
+
+def _replace_programs(state: NamespaceState, candidate: PolicyCandidateRequest | None) -> NamespaceState:
+    """Return the state with the candidate's approvals in the place of its own, where they come in their place."""
+    if candidate is None or not candidate.replaces_programs:
+        return state
+    records = [
+        ProgramRecord(
+            namespace=each.namespace,
+            name=each.name,
+            service_account=each.service_account,
+            programs=each.programs,
+            weak=each.weak,
+            code=each.code,
+        )
+        for each in candidate.programs
+        if each.namespace == state.namespace
+    ]
+    approvals, code = describe_programs(records)
+    return msgspec.structs.replace(state, approvals=approvals, code=code)
 
 
 def see_edge(edge: StoredEdge) -> Seen:
@@ -292,9 +313,7 @@ async def _compare_loaded(
     workload: str,
     candidate: PolicyCandidateRequest | None,
 ) -> CodeFinding:
-    """Compare what is loaded, where no connection was refused for that already; other approvals list nothing yet."""
-    if candidate is not None and candidate.replaces_programs:
-        return CodeFinding()
+    """Compare what is loaded where no connection was refused for that already. Approvals that are added say nothing."""
     own_modes = find_own_modes(state, candidate)
     # Of what was refused for its code no program is named, but its file is.
     known = {
@@ -308,7 +327,7 @@ async def _compare_loaded(
         if (seen.destination.workload, seen.path) not in known
         and _is_asked_about(seen.destination.workload, workload, own_modes)
     }
-    return await compare_loaded(store, state, serving, since=since)
+    return await compare_loaded(store, _replace_programs(state, candidate), serving, since=since)
 
 
 def _is_asked_about(workload: str, asked: str, own_modes: Mapping[str, Mode]) -> bool:

@@ -484,7 +484,7 @@ async def _read_state(connection: AsyncConnection, namespace: str) -> NamespaceS
         select(programs).where(programs.c.namespace == namespace).order_by(programs.c.name)
     )
     records = [_program(row) for row in listed]
-    approvals = tuple(_approval(record, program) for record in records for program in record.programs)
+    approvals, code = describe_programs(records)
     drafted = await read_draft(connection, namespace)
     vouched = await connection.execute(
         select(workload_labels)
@@ -500,13 +500,19 @@ async def _read_state(connection: AsyncConnection, namespace: str) -> NamespaceS
         requires=_requires.decode(row.requires),
         workload_modes=read_workload_modes(row.workload_modes),
         approvals=approvals,
-        code=_gather_code(records),
+        code=code,
         labels=tuple(
             WorkloadLabels(service_account=label.service_account, labels=_labels.decode(label.labels))
             for label in vouched
         ),
         draft=drafted.draft if drafted is not None and drafted.fits_beside(row.rules) else None,
     )
+
+
+def describe_programs(records: Sequence[ProgramRecord]) -> tuple[tuple[Approval, ...], tuple[WorkloadCode, ...]]:
+    """Return what a namespace's ``Program`` objects come to: who is approved, and what each workload may load."""
+    approvals = tuple(_approval(record, program) for record in records for program in record.programs)
+    return approvals, _gather_code(records)
 
 
 def _approval(record: ProgramRecord, program: Program) -> Approval:

@@ -404,7 +404,12 @@ class PolicyCandidateRequest(_Request, frozen=True):
             requires=content.requires,
             programs=tuple(
                 ProgramRequest(
-                    namespace=content.namespace, service_account=each.service_account, programs=each.programs
+                    namespace=content.namespace,
+                    service_account=each.service_account,
+                    programs=each.programs,
+                    name=each.name,
+                    weak=each.weak,
+                    code=each.code,
                 )
                 for each in content.programs
             ),

@@ -9,6 +9,7 @@ import pytest
 
 from ca.observation.explicit_readiness import assess
 from ca.observation.loaded_code import find_serving
+from ca.observation.namespace_changes import view_content
 from ca.observation.programs_seen import ProgramsSeen
 from ca.store.records import ProgramRecord
 from ca.store.store import Store
@@ -122,6 +123,45 @@ async def test_what_explicit_mode_doesnt_compare_needs_no_look(tmp_path: Path, c
         await approve(core.store, LIBC)
         assert len(name_code(await ask(core.store))) == 1
         assert name_code(await ask(core.store, candidate=replaced)) == [], "they take the approval away"
+
+
+async def test_of_an_undo_what_its_approvals_list_is_compared(tmp_path: Path) -> None:
+    """The switch to explicit mode was refused for it, and going back to explicit mode wasn't."""
+    async with opened(tmp_path / "d") as core:
+        await core.store.decisions.insert([SERVED])
+        await approve(core.store, LIBC)
+        (newest,) = await core.store.history.list_generations("shop", limit=1)
+        former = PolicyCandidateRequest.from_generation(view_content(newest))
+        await approve(core.store, LIBC, NSS)
+        assert len(name_code(await ask(core.store, candidate=former))) == 1, "what accepts wasn't seen"
+        await tell(core.store, LoadedCode(objects=(LIBC, NSS)))
+        assert (await ask(core.store)).causes == ()
+        (cause,) = (await ask(core.store, candidate=former)).causes
+        assert (cause.reason, cause.destination_workload) == (Reason.CODE_NOT_APPROVED, "shop/db")
+        (newest,) = await core.store.history.list_generations("shop", limit=1)
+        latter = PolicyCandidateRequest.from_generation(view_content(newest))
+        await approve(core.store, LIBC)
+        assert len((await ask(core.store)).causes) == 1
+        assert (await ask(core.store, candidate=latter)).causes == ()
+
+
+async def test_what_was_refused_for_its_code_is_judged_by_the_approvals_of_the_undo(tmp_path: Path) -> None:
+    """What is approved now isn't in what it goes back to."""
+    refused = make_decision(
+        "e", time=NOW, answer=Answer.ALLOW, reason=Reason.CODE_NOT_APPROVED, would_deny=True, mode=Mode.PERMISSIVE,
+        direction=Direction.EGRESS, sidecar="a", source=PartyRecord(workload="shop/db", why=Reason.CODE_NOT_APPROVED),
+        destination=PartyRecord(workload="shop/web", program=f"sha256:{WEB.digest}"),
+        process=ProcessRecord(pid=8, uid=0, path="/usr/bin/db", digest=CURL.digest, code=LoadedCode(objects=(NSS,))),
+    )  # fmt: skip
+    async with opened(tmp_path / "d") as core:
+        await core.store.decisions.insert([refused])
+        await approve(core.store, LIBC)
+        (newest,) = await core.store.history.list_generations("shop", limit=1)
+        former = PolicyCandidateRequest.from_generation(view_content(newest))
+        await approve(core.store, LIBC, NSS)
+        assert (await ask(core.store)).causes == ()
+        (cause,) = (await ask(core.store, candidate=former)).causes
+        assert cause.reason is Reason.CODE_NOT_APPROVED
 
 
 def test_programs_serve_by_their_own_sidecars_word() -> None:
