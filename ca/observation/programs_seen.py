@@ -6,8 +6,8 @@ Belongs here: what a sidecar may say, and the queue of what waits for an answer.
 Gathered, because a rollout makes a thousand sidecars say the same within seconds. What a CA that crashes loses is said
 again with the program's next certificate, or half an hour later. The image of a container that the cluster doesn't name
 yet is looked for at each writing, for some minutes: a pod's status may name it late, and nobody says it again before
-that half an hour. A sidecar may lie: what it says is bounded by sidecar
-and by workload, so that it takes the room of its own workload alone.
+that half an hour. For the same reason what finds no room is written at once, while its sidecar waits. A sidecar may
+lie: what it says is bounded by sidecar and by workload, so that it takes the room of its own workload alone.
 """
 
 from __future__ import annotations
@@ -50,6 +50,8 @@ BURST: Final = 2 * MAX_PER_WORKLOAD
 IMAGE_WAIT_S: Final = 600.0
 MAX_IMAGELESS: Final = 1_024
 MAX_IMAGELESS_PER_SIDECAR: Final = 16
+# What has room after that is taken, with or without its loaded code.
+_MAX_WRITES: Final = 3
 _MAX_PATH_CHARACTERS: Final = 1_024
 _MAX_PACKAGE_CHARACTERS: Final = 200
 _CONTAINER: Final = re.compile(r"[0-9a-f]{64}")
@@ -69,6 +71,18 @@ class ProgramsSeen:
         self._allowance = Allowance(float(BURST), burst=BURST)
         # Whose image isn't known yet, by sidecar and program; the oldest first.
         self._imageless: OrderedDict[tuple[str, Program], tuple[Sighting, Callable[[], str]]] = OrderedDict()
+
+    async def make_room(self, message: ProgramSeen, *, workload: Workload) -> None:
+        """Write what was gathered where what a sidecar says would find no room.
+
+        Raises:
+            UnavailableError: the store fails. What is said is taken all the same, perhaps without its loaded code.
+        """
+        size = _measure(message.code)
+        for _ in range(_MAX_WRITES):
+            if size > MAX_CODE_BYTES or self._gathered.has_room(str(workload), message.program, size):
+                return
+            await self.flush()
 
     def take(
         self,
@@ -199,6 +213,14 @@ class _Gathered:
     def list_all(self) -> list[Sighting]:
         """Return them by key: replicas that write in one order don't deadlock."""
         return sorted((each for of in self._workloads.values() for each in of.values()), key=lambda each: each.key)
+
+    def has_room(self, workload: str, program: Program, size: int) -> bool:
+        """Tell whether nothing has to go for a sighting, whose loaded code takes so many bytes."""
+        programs: dict[Program, Sighting] = self._workloads.get(workload, OrderedDict())
+        is_full = len(programs) >= MAX_GATHERED_PER_WORKLOAD or self._count >= MAX_GATHERED
+        used = self._used.get(workload, 0)
+        has_bytes = used + size <= MAX_CODE_PER_WORKLOAD and self._used_by_all + size <= MAX_CODE_GATHERED
+        return has_bytes and (program in programs or not is_full)
 
     def add(self, sighting: Sighting) -> None:
         """Add one; beyond the bounds those go that were seen longest ago, of the workload that has most."""

@@ -99,7 +99,7 @@ class SidecarMessages:
             case ConnectionsReport():
                 self._survey.take_report(session, message)
             case ProgramSeen():
-                self._take_program(session, message)
+                await self._take_program(session, message)
             case _:
                 raise ProtocolError("the stream is authenticated already")
 
@@ -123,10 +123,16 @@ class SidecarMessages:
         session.acknowledged.setdefault(namespace, 0)
         self._hub.send_state(session, await self._store.namespaces.get_state(namespace))
 
-    def _take_program(self, session: Session, message: ProgramSeen) -> None:
+    async def _take_program(self, session: Session, message: ProgramSeen) -> None:
         def find_image() -> str:
             return self._cluster.find_image(session.pod_uid, message.container)
 
+        try:
+            await self._programs.make_room(message, workload=session.workload)
+        except UnavailableError as error:
+            self._metrics.failures.labels(where="programs_seen").inc()
+            if self._lines.take(session.instance):
+                _log.warning("programs_seen_not_stored", instance=session.instance, message=error.message)
         try:
             self._programs.take(
                 message,

@@ -126,6 +126,27 @@ async def test_loaded_code_is_gathered_within_a_bound_of_bytes(monkeypatch: pyte
     assert len(store.kept) == 12
 
 
+async def test_what_finds_no_room_is_written_at_once_and_nothing_of_it_is_forgotten(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nobody told it again for half an hour, in which nothing was called ready."""
+    code = LoadedCode(objects=HUGE.objects[:100])
+    monkeypatch.setattr(programs_seen, "MAX_CODE_PER_WORKLOAD", 2 * len(msgspec.json.encode(code)))
+    store = FailingStore(has_failed=True)
+    programs = ProgramsSeen(cast("Any", store), clock=lambda: NOW)
+    for number in range(5):
+        await programs.make_room(say(number, code=code), workload=WEB)
+        programs.take(say(number, code=code), instance="a", workload=WEB)
+    await programs.flush()
+    assert [int(each.program.digest, 16) for each in store.kept if each.code is not None] == list(range(5))
+    store.has_failed = False
+    for number in (1, 2):
+        programs.take(say(number, code=code), instance="a", workload=WEB)
+    with pytest.raises(UnavailableError):
+        await programs.make_room(say(3, code=code), workload=WEB)
+    await programs.make_room(say(2, code=HUGE), workload=WEB)  # Which isn't taken anyway.
+
+
 async def test_a_queue_that_is_cut_says_so_and_what_was_answered_takes_no_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
