@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import msgspec
@@ -65,7 +66,11 @@ class IssuedChain:
 
 
 class Issuance:
-    """Decides what to sign, signs it and enters it in the ledger before it leaves."""
+    """Decides what to sign, signs it and enters it in the ledger before it leaves.
+
+    Arguments:
+        check_clock: raises ``UnavailableError`` where nothing may be issued by this CA's clock.
+    """
 
     def __init__(
         self,
@@ -73,11 +78,13 @@ class Issuance:
         authorities: Authorities,
         *,
         leaf_lifetime_s: float = 3600.0,
+        check_clock: Callable[[], None] = lambda: None,
     ) -> None:
         self.store = store
         self.authorities = authorities
         self.leaf_lifetime_s = check_lifetime(leaf_lifetime_s)
         self._allowance = Allowance(self.leaf_lifetime_s)
+        self._check_clock = check_clock
         self._compiled: dict[str, NamespacePolicy] = {}
         store.namespaces.on_change(self._forget_policy)
         self._recent: OrderedDict[_Asked, asyncio.Task[IssuedChain]] = OrderedDict()
@@ -190,7 +197,9 @@ class Issuance:
 
         Raises:
             AllowanceUsedError: the sidecar has asked for too many.
+            UnavailableError: this CA's clock is astray, or the store or the authority doesn't work.
         """
+        self._check_clock()
         asked = (
             instance,
             public_key.public_bytes(Encoding.X962, PublicFormat.CompressedPoint),

@@ -32,6 +32,7 @@ class HealthEndpoint:
 
     Arguments:
         check_directory: raises where the data directory is gone; None: there is none.
+        check_clock: raises where nothing is issued by this CA's clock: another replica has to serve.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class HealthEndpoint:
         check_directory: Callable[[], None] | None,
         metrics: Metrics,
         clock: Callable[[], float],
+        check_clock: Callable[[], None] = lambda: None,
     ) -> None:
         self._store = store
         self._authorities = authorities
@@ -50,6 +52,7 @@ class HealthEndpoint:
         self._check_directory = check_directory
         self._metrics = metrics
         self._clock = clock
+        self._check_clock = check_clock
         self._checked_at = float("-inf")
         self._last = Health(status="unknown")
         self._checking = asyncio.Lock()
@@ -87,6 +90,7 @@ class HealthEndpoint:
             "store": await self._check_store(),
             "sign": self._check_signing(),
             **self._check_data_directory(),
+            **self._check_time(),
             **self._cluster.check_ready(),
         }
         failing = {name for name, fault in checks.items() if fault != "ok"}
@@ -101,6 +105,14 @@ class HealthEndpoint:
             self._check_directory()
         except TouchmarkError as error:
             return {"directory": error.message}
+        return {}
+
+    def _check_time(self) -> Mapping[str, str]:
+        """Return nothing where all is well."""
+        try:
+            self._check_clock()
+        except TouchmarkError as error:
+            return {"clock": error.message}
         return {}
 
     async def _check_store(self) -> str:

@@ -28,7 +28,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from ca.authority.authorities import Authorities, ServerSigner
 from ca.authority.published_roots import PublishedRoots
 from ca.authority.sign import sign_server
-from ca.store.records import AuthorityKind
+from ca.store.records import BACKDATED_S, AuthorityKind
 from shared.model.errors import InputError, UnavailableError
 from shared.model.trust.root_hint import is_hinted, parse_root_hint
 
@@ -83,14 +83,19 @@ class ServerCertificate:
         self._issuer = ""
         self._bundle_sequence = -1
         self._renew_at = 0.0
+        self._renewed = 0.0
         self.not_after = 0.0
         self.context = _make_context()
         self.context.sni_callback = self._choose
 
     def is_due(self, *, now: float) -> bool:
-        """Half of its life is over, another authority signs, or the trust bundle has changed."""
+        """Half of its life is over, another authority signs, the trust bundle has changed, or the clock was set back.
+
+        One that was made by a clock that was ahead begins in the future: nobody would take it until then.
+        """
         return (
             now >= self._renew_at
+            or now < self._renewed - BACKDATED_S / 2
             or self._issuer != self._authorities.active.authority_id
             or self._bundle_sequence != self._authorities.bundle().sequence
         )
@@ -119,6 +124,7 @@ class ServerCertificate:
         self._issuer = self._authorities.active.authority_id
         self._bundle_sequence = bundle.sequence
         self.not_after = served[0].not_after
+        self._renewed = now
         self._renew_at = now + (min(each.not_after for each in served) - now) / 2
 
     def find_certificate(self, context: ssl.SSLContext) -> bytes | None:

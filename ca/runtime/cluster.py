@@ -275,7 +275,7 @@ async def open_cluster(
             store=store,
             metrics=metrics,
             clock=clock,
-            may_lead=lambda: database_clock.is_near,
+            may_lead=lambda: database_clock.may_lead,
         )
         names, images = list_ca_names(configuration), configuration.sidecar_images
         former = await find_former_images(configuration, store, now=clock())

@@ -142,7 +142,12 @@ async def compose(
         store=store,
         authorities=authorities,
         server_certificate=server_certificate,
-        issuance=Issuance(store, authorities, leaf_lifetime_s=configuration.leaf_lifetime_s),
+        issuance=Issuance(
+            store,
+            authorities,
+            leaf_lifetime_s=configuration.leaf_lifetime_s,
+            check_clock=database_clock.require_near,
+        ),
         rotation=rotation,
         hub=hub,
         foreign=await ForeignTrust.open(store, on_change=hub.publish_foreign_trust),

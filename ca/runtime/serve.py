@@ -79,6 +79,7 @@ async def serve(stack: contextlib.AsyncExitStack, ca: RunningCA, listeners: List
         check_directory=ca.directory.check if ca.directory is not None else None,
         metrics=ca.metrics,
         clock=ca.clock,
+        check_clock=ca.database_clock.require_near,
     )
     survey = Survey(ca.hub)
     await _serve_sidecars(stack, ca, survey, health, listeners.sidecars)
@@ -136,6 +137,7 @@ async def _serve_sidecars(
         metrics=ca.metrics,
         tracer=ca.tracer,
         clock=ca.clock,
+        check_clock=ca.database_clock.require_near,
     )
     tasks = Tasks(lambda name, error: _log.error("task_failed", task=name, error=repr(error)))
     stack.push_async_callback(tasks.close, timeout_s=SHUTDOWN_S)
@@ -157,6 +159,7 @@ async def _serve_sidecars(
         room=room,
         find_certificate=ca.server_certificate.find_certificate,
         note_ended=FreedMemory(tasks).note_ended,
+        check_clock=ca.database_clock.require_near,
     )
     application = web.Application(client_max_size=65_536)
     application.router.add_get(STREAM_PATH, stream.serve)
@@ -204,11 +207,16 @@ async def _serve_admin(
             authorities=ca.authorities,
             hub=ca.hub,
             clock=clock,
+            database_clock=ca.database_clock,
             listen=ca.listen,
             renewal_grace_s=ca.configuration.renewal_grace_s,
         ),
         NamespacesAdmin(
-            store=store, programs=ca.programs, clock=clock, are_policies_objects=ca.configuration.kubernetes
+            store=store,
+            programs=ca.programs,
+            clock=clock,
+            check_clock=ca.database_clock.require_near,
+            are_policies_objects=ca.configuration.kubernetes,
         ),
         DraftsAdmin(store=store, clock=clock, are_policies_objects=ca.configuration.kubernetes),
         HistoryAdmin(store=store, clock=ca.clock, are_policies_objects=ca.configuration.kubernetes),

@@ -85,6 +85,7 @@ class AuthoritiesAdmin:
     async def rotate(self, request: web.Request) -> web.Response:
         """Begin a rotation, of the issuing authority or of the root."""
         wanted = await read_body(request, admin.RotationRequest)
+        self._database_clock.require_near()  # A new authority would begin in the future, or have ended.
         await self._rotation.start(wanted.force, kind=wanted.kind)
         return answer(await self._describe_rotation())
 

@@ -34,15 +34,23 @@ class NamespacesAdmin:
     """The handlers. Pushes to sidecars follow by themselves: the store announces each change.
 
     Arguments:
+        check_clock: raises ``UnavailableError`` where nothing may end by this CA's clock.
         are_policies_objects: whether the objects of a cluster say what modes, policies and programs are.
     """
 
     def __init__(
-        self, *, store: Store, programs: ProgramsSeen, clock: Callable[[], float], are_policies_objects: bool
+        self,
+        *,
+        store: Store,
+        programs: ProgramsSeen,
+        clock: Callable[[], float],
+        check_clock: Callable[[], None],
+        are_policies_objects: bool,
     ) -> None:
         self._store = store
         self._programs = programs
         self._clock = clock
+        self._check_clock = check_clock
         self._are_policies_objects = are_policies_objects
 
     def routes(self) -> list[web.RouteDef]:
@@ -105,7 +113,8 @@ class NamespacesAdmin:
         namespace = check_namespace(request.match_info["ns"])
         if wanted.for_s is not None and not MIN_TRIAL_S <= wanted.for_s <= MAX_TRIAL_S:
             raise InputError(f"a mode goes back after {MIN_TRIAL_S:.0f} s to {MAX_TRIAL_S / 86_400:.0f} days")
-
+        if wanted.for_s is not None:
+            self._check_clock()  # It would go back at once, or days late.
         for name in wanted.workloads:
             check_service_account(name)
         since_s = check_window(wanted.since_s)

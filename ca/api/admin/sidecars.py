@@ -8,6 +8,7 @@ from aiohttp import web
 
 from ca.api.admin.answers import answer, read_body
 from ca.authority.authorities import Authorities
+from ca.distribution.database_clock import DatabaseClock
 from ca.distribution.hub import Hub
 from ca.settings.configuration import parse_endpoint
 from ca.store.store import Store
@@ -33,6 +34,7 @@ class SidecarsAdmin:
         authorities: Authorities,
         hub: Hub,
         clock: Callable[[], float],
+        database_clock: DatabaseClock,
         listen: str,
         renewal_grace_s: float = 0.0,
     ) -> None:
@@ -40,6 +42,7 @@ class SidecarsAdmin:
         self._authorities = authorities
         self._hub = hub
         self._clock = clock
+        self._database_clock = database_clock
         self._listen = listen
         self._renewal_grace_s = renewal_grace_s
 
@@ -75,6 +78,7 @@ class SidecarsAdmin:
 
     async def create_join_token(self, request: web.Request) -> web.Response:
         """Make a join token."""
+        self._database_clock.require_near()  # It would be good for longer, or never.
         wanted = await read_body(request, admin.JoinTokenRequest)
         if not 1 <= wanted.ttl_s <= admin.MAX_JOIN_TOKEN_TTL_S:
             raise InputError(f"ttl_s must be 1 to {admin.MAX_JOIN_TOKEN_TTL_S:.0f}")
@@ -117,7 +121,8 @@ class SidecarsAdmin:
         """Evict a sidecar, or all of a workload: end their streams, and distrust their certificates."""
         wanted = await read_body(request, admin.EvictionRequest)
         whom = parse_workload(wanted.whom) if "/" in wanted.whom else check_instance(wanted.whom)
-        eviction = await self._store.evictions.evict(whom, now=self._clock())
+        # By a clock that is days ahead certificates that live would have ended: they wouldn't be distrusted.
+        eviction = await self._store.evictions.evict(whom, now=self._database_clock.read())
         self._hub.end_evicted(eviction.instances)
         await self._authorities.reload()  # Its listeners push the bundle.
         return answer(

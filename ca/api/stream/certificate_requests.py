@@ -28,7 +28,12 @@ _log = structlog.get_logger("touchmark.ca")
 
 
 class CertificateRequests:
-    """Answers certificate requests."""
+    """Answers certificate requests.
+
+    Arguments:
+        clock: seconds since the epoch.
+        check_clock: raises ``UnavailableError`` while nothing is issued by it.
+    """
 
     def __init__(
         self,
@@ -40,6 +45,7 @@ class CertificateRequests:
         metrics: Metrics,
         tracer: Tracer,
         clock: Callable[[], float],
+        check_clock: Callable[[], None] = lambda: None,
     ) -> None:
         self._lines = LineAllowance()
         self._store = store
@@ -49,6 +55,7 @@ class CertificateRequests:
         self._metrics = metrics
         self._tracer = tracer
         self._clock = clock
+        self.check_clock = check_clock
 
     async def answer(self, session: Session, request: CertificateRequest) -> CertificateIssued | CertificateRefused:
         """Return the certificate, or why there is none."""

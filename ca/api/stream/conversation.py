@@ -125,6 +125,8 @@ class Conversation:
                 del message  # Else it is held until another one comes, which may be hours.
                 self._session.is_read = True
                 continue
+            # Its stream ends instead of the request: with another replica, which it finds then, the sidecar asks again.
+            self._requests.check_clock()
             while len(self._in_work) >= MAX_REQUESTS_IN_WORK:
                 self._has_slot = asyncio.get_running_loop().create_future()
                 await self._has_slot

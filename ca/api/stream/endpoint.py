@@ -32,7 +32,7 @@ from ca.distribution.session import Session
 from ca.kubernetes.view import ClusterView
 from ca.metrics import Metrics
 from ca.places import NoPlaceError, Places
-from shared.model.errors import ProtocolError, TouchmarkError
+from shared.model.errors import ProtocolError, TouchmarkError, UnavailableError
 from shared.model.trust.renewal import NONCE_BYTES, NONCE_HEADER, format_nonce
 from shared.model.wire.messages import MAX_MESSAGE_BYTES, FromSidecar, Refusal, Resume, encode_message
 from shared.model.wire.protocol import choose_protocol, name_subprotocol
@@ -60,6 +60,7 @@ class StreamEndpoint:
 
     Arguments:
         find_certificate: returns the server's certificate (DER) that a TLS context shows; None: it isn't known.
+        check_clock: raises ``UnavailableError`` where certificates can't be judged by this CA's clock.
         note_ended: called for each WebSocket that has ended, once nothing holds it any more but its connection.
     """
 
@@ -76,6 +77,7 @@ class StreamEndpoint:
         room: ConnectionRoom,
         find_certificate: Callable[[ssl.SSLContext], bytes | None],
         note_ended: Callable[[], None],
+        check_clock: Callable[[], None] = lambda: None,
     ) -> None:
         self._joining = joining
         self._messages = messages
@@ -85,6 +87,7 @@ class StreamEndpoint:
         self._max_streams = max_streams
         self._find_certificate = find_certificate
         self._note_ended = note_ended
+        self._check_clock = check_clock
         self._metrics = metrics
         self._strangers = Places(MAX_UNAUTHENTICATED)
         self._room = room
@@ -98,6 +101,11 @@ class StreamEndpoint:
             # A pod that isn't known would be refused as if it were gone: it has to wait for what isn't read yet.
             self._metrics.streams_refused.labels(code="unsynced").inc()
             return web.Response(status=503, text="the cluster isn't read yet\n", headers={"Retry-After": "2"})
+        try:
+            self._check_clock()
+        except UnavailableError as error:
+            self._metrics.streams_refused.labels(code="clock").inc()
+            return web.Response(status=503, text=f"{error.message}\n", headers={"Retry-After": "5"})
         offered = request.headers.getall("Sec-WebSocket-Protocol", [])
         try:
             protocol = choose_protocol(name for header in offered for name in header.split(","))

@@ -105,6 +105,17 @@ async def test_it_is_due_at_half_its_life_and_when_the_bundle_changes(tmp_path: 
         assert certificate.is_due(now=NOW + LIFETIME_S / 2 + 60)
 
 
+async def test_one_that_was_made_by_a_clock_that_was_ahead_is_made_anew_once_it_is_right(tmp_path: Path) -> None:
+    """Nobody would take it until it begins."""
+    async with opened(tmp_path / "d") as core:
+        certificate = make_certificate(core)
+        certificate.renew(now=NOW + 3_600.0)
+        assert not certificate.is_due(now=NOW + 3_600.0 - 30.0)
+        assert certificate.is_due(now=NOW)
+        certificate.renew(now=NOW)
+        assert not certificate.is_due(now=NOW)
+
+
 async def test_a_wildcard_stands_for_the_loopback_and_names_are_added(tmp_path: Path) -> None:
     async with running_ca(tmp_path, host="0.0.0.0", names=("CA.shop.test", "198.18.0.1")) as services:
         port = services.listen.rpartition(":")[2]

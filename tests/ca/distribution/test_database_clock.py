@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from ca.distribution.database_clock import MAX_OFFSET_S, DatabaseClock
+from ca.distribution.database_clock import MAX_OFFSET_S, SILENCE_S, DatabaseClock
 from ca.metrics import Metrics
-from shared.model.errors import ConflictError
+from shared.model.errors import ConflictError, UnavailableError
 from shared.model.wire import admin as api
 from tests.ca.founded import opened
 from tests.ca.postgresql import PostgreSQL
@@ -38,6 +38,27 @@ async def test_what_the_question_itself_takes_is_no_difference(tmp_path: Path) -
         clock = DatabaseClock(core.store, metrics=Metrics(), clock=lambda: next(moments))
         await clock.check()
         assert clock.offset_s == 0.0
+
+
+async def test_one_that_the_database_doesnt_answer_leads_no_more_until_it_does(tmp_path: Path) -> None:
+    """It kept the Lease from replicas that weren't cut off: no policy came in force until it was back."""
+    now = [0.0]
+    async with opened(tmp_path / "d") as core:
+        clock = DatabaseClock(core.store, metrics=Metrics(), clock=time.time, monotonic=lambda: now[0])
+        await clock.measure()
+        with pytest.MonkeyPatch.context() as patches:
+
+            async def fail(**_: object) -> float:
+                raise UnavailableError("no route")
+
+            patches.setattr(core.store.replicas, "measure_offset", fail)
+            for now[0], may_lead in ((5.0, True), (10.0, True), (5.0 + SILENCE_S + 1, False)):
+                with pytest.raises(UnavailableError):
+                    await clock.measure()
+                assert clock.may_lead is may_lead
+            assert clock.is_near, "its clock isn't astray"
+        await clock.measure()
+        assert clock.may_lead
 
 
 async def test_a_replica_with_another_time_doesnt_start_and_changes_nothing(
