@@ -1,7 +1,7 @@
 """How many certificates each sidecar may have: a burst, and as many again in each lifetime of a certificate. Pure.
 
-Reports of programs and decisions (``ca/observation``) are counted in the same way, and the log lines that a sidecar
-causes.
+Reports of programs and decisions (``ca/observation``) are counted in the same way, so are the streams that a sidecar
+opens and the log lines that it causes.
 
 Belongs here: counting. Doesn't: what is signed (``issuance.py``). A sidecar holds at most 1,024 programs' certificates
 and renews each about twice in a lifetime; one that asks for more fills the ledger, and keeps the signer from others.
@@ -18,6 +18,10 @@ from shared.model.errors import RefusedError
 from shared.model.policy.reasons import Reason
 
 BURST: Final = 4_096
+# Streams that a sidecar opens: so many at once, then so many a second. One that works tries again after half a second
+# at the soonest, and waits longer from time to time (``sidecar/control/feed.py``): it is never refused for this.
+STREAMS: Final = 60
+STREAMS_PER_S: Final = 2.0
 # Log lines of one kind that a sidecar may cause: so many, then one in so many seconds.
 _LINES: Final = 60
 _LINE_S: Final = 1.0
@@ -30,6 +34,12 @@ class AllowanceUsedError(RefusedError):
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message, hint=hint)
         self.reason = Reason.OVERLOADED.value
+
+
+class StreamsUsedError(AllowanceUsedError):
+    """A sidecar opens more streams than one that works."""
+
+    code = "too_many_streams"
 
 
 class Allowance:
@@ -64,6 +74,8 @@ class Allowance:
     def take_some(self, instance: str, wanted: int, *, now: float) -> int:
         """Count as many as are allowed of those that are wanted; return how many that are."""
         left, since = self._left.get(instance, (float(self._burst), now))
+        if now < since:  # The clock was ahead, and was set back: else nothing would be added until then.
+            self._left[instance] = (left, now)
         left = min(self._burst, left + max(0.0, now - since) * self._per_s)
         if not (taken := min(wanted, int(left))):
             return 0
@@ -72,6 +84,33 @@ class Allowance:
         if len(self._left) > _MAX_SIDECARS:
             self._left.popitem(last=False)
         return taken
+
+
+class StreamAllowance:
+    """How many streams each sidecar may open. Each costs a transaction or more, and all its sidecar's states anew.
+
+    Arguments:
+        monotonic: seconds.
+    """
+
+    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._monotonic = monotonic
+        self._allowance = Allowance(STREAMS / STREAMS_PER_S, burst=STREAMS)
+
+    def take(self, who: str) -> None:
+        """Count one stream.
+
+        Arguments:
+            who: has proven who it is; nobody else may use up what it has.
+
+        Raises:
+            StreamsUsedError: it has opened too many.
+        """
+        if not self._allowance.take_some(who, 1, now=self._monotonic()):
+            raise StreamsUsedError(
+                f"this sidecar opens streams too often: more than {STREAMS_PER_S:g} a second",
+                hint="does something start it again and again? `touchmark ca evict` locks a compromised one out",
+            )
 
 
 class LineAllowance:

@@ -7,7 +7,15 @@ from pathlib import Path
 import pytest
 
 from ca import allowance
-from ca.allowance import BURST, Allowance, AllowanceUsedError, LineAllowance
+from ca.allowance import (
+    BURST,
+    STREAMS,
+    Allowance,
+    AllowanceUsedError,
+    LineAllowance,
+    StreamAllowance,
+    StreamsUsedError,
+)
 from shared.model.policy.reasons import Reason
 from tests.ca.founded import NOW, join, make_csr, opened
 
@@ -31,6 +39,25 @@ def test_a_burst_and_as_many_again_in_each_lifetime_and_others_are_not_concerned
     assert BURST - 10 <= later <= BURST
     with pytest.raises(AllowanceUsedError):  # A clock that is set back gives nothing.
         counted.take("evil", now=NOW)
+
+
+def test_a_clock_that_was_ahead_takes_nothing_from_anybody_once_it_is_right_again() -> None:
+    counted = Allowance(1_000.0, burst=10)
+    assert counted.take_some("a", 10, now=NOW + 86_400.0) == 10
+    assert counted.take_some("a", 10, now=NOW) == 0
+    assert counted.take_some("a", 10, now=NOW + 500.0) == 5
+
+
+def test_one_that_tries_again_as_sidecars_do_is_never_refused_a_stream() -> None:
+    now = 0.0
+    counted = StreamAllowance(lambda: now)
+    for number in range(500):
+        counted.take("a")
+        now += 0.5 if number > 5 else 0.1
+    with pytest.raises(StreamsUsedError, match="too often"):
+        for _ in range(STREAMS + 1):
+            counted.take("a")
+    counted.take("b")
 
 
 def test_so_many_sidecars_are_remembered_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:

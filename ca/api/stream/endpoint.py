@@ -21,6 +21,7 @@ import structlog
 from aiohttp import WSCloseCode, web
 from cryptography import x509
 
+from ca.allowance import StreamsUsedError
 from ca.api.stream.certificate_requests import CertificateRequests
 from ca.api.stream.conversation import CLOSE_DEADLINE_S, Conversation, receive
 from ca.api.stream.joining import Joining
@@ -187,7 +188,8 @@ class StreamEndpoint:
 
     async def _refuse(self, websocket: web.WebSocketResponse, error: TouchmarkError, *, instance: str = "") -> None:
         self._metrics.streams_refused.labels(code=error.code).inc()
-        _log.info("stream_refused", code=str(error.reason), message=error.message, instance=instance)
+        if not isinstance(error, StreamsUsedError):  # Who comes too often is named by a bounded number of lines.
+            _log.info("stream_refused", code=str(error.reason), message=error.message, instance=instance)
         with contextlib.suppress(TimeoutError, ConnectionError):
             async with asyncio.timeout(CLOSE_DEADLINE_S):
                 await websocket.send_bytes(

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import structlog
 from cryptography import x509
 
+from ca.allowance import LineAllowance, StreamAllowance, StreamsUsedError
 from ca.api.stream.renewing import Renewing
 from ca.api.stream.second_sidecar import SecondSidecars
 from ca.authenticate.join_token import authenticate_join_token, check_join_token, digest_key
@@ -23,6 +24,7 @@ from ca.distribution.session import Session
 from ca.issuance import Issuance
 from ca.kubernetes.view import ClusterView
 from ca.metrics import Metrics
+from ca.places import name_source
 from ca.rotation.rotation import Rotation
 from ca.store.records import JoinGrant, SidecarRecord
 from ca.store.store import Store
@@ -68,6 +70,8 @@ class Joining:
         self._cluster = cluster
         self._metrics = metrics
         self._clock = clock
+        self._openings = StreamAllowance()
+        self._lines = LineAllowance()
 
     async def open(
         self,
@@ -107,6 +111,15 @@ class Joining:
         """Close a session whose stream has ended."""
         await self._leave(session, has_opened=True)
 
+    def _count(self, who: str, origin: str) -> None:
+        """Count a stream of one that has proven who it is. Raises ``StreamsUsedError`` where it opens too many."""
+        try:
+            self._openings.take(who)
+        except StreamsUsedError as error:
+            if self._lines.take(who):
+                _log.warning("streams_too_often", who=who, origin=origin, message=error.message, hint=error.hint)
+            raise
+
     async def _enrol(self, message: Enrol, protocol: int, origin: str) -> Session:
         shown, csr, registration = parse_join_token(message.token), message.csr, message.registration
         renewal_digest = self._renewing.digest_offer(message.renewal)
@@ -126,12 +139,14 @@ class Joining:
         instance = check_instance(registration.instance)
         # Who has no token of ours makes nobody wait for this instance's turn.
         await check_join_token(self._store, shown, root_pins=self._authorities.accepted_pins)
+        self._count(f"token {shown.token_id}", origin)
         async with self._seconds.take_turn(instance):
             grant, record = await self._seconds.enter(instance, enter, how="enrol", origin=origin)
             return await self._open("enrol", grant, record, protocol, csr=csr)
 
     async def _renew(self, message: Renew, channel: Channel | None, protocol: int, origin: str) -> Session:
         await self._renewing.check(message, channel)
+        self._count(f"renew {message.registration.instance}", origin)
         async with self._seconds.take_turn(message.registration.instance):
             grant, record = await self._renewing.enter(message, origin=origin)
             session = await self._open("renew", grant, record, protocol, csr=message.csr)
@@ -143,6 +158,8 @@ class Joining:
     ) -> Session:
         try:
             grant = await self._cluster.authenticate(token, csr, registration)
+            # By address as well: with the pod's token elsewhere, nobody uses up what the pod's own sidecar may open.
+            self._count(f"pod {grant.instance} {name_source(origin)}", origin)
 
             async def enter(replaces: float | None) -> SidecarRecord:
                 return await self._store.enrolment.enter_pod(
@@ -164,8 +181,10 @@ class Joining:
         try:
             known = await self._certificates.authenticate(leaf, claimed=registration.instance, now=self._clock())
         except OlderKeyError as error:
+            self._count(f"older {error.instance}", origin)
             await self._seconds.check_older(error, origin=origin)
             raise
+        self._count(known.instance, origin)
         grant = self._cluster.check_alive(known)
         record = await self._store.sidecars.register(grant, registration, now=self._clock())
         session = await self._open("resume", grant, record, protocol)

@@ -12,7 +12,9 @@ sidecar has no stream.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
 from typing import Final, TypeVar
 from weakref import WeakValueDictionary
 
@@ -25,15 +27,25 @@ from ca.distribution.session import Session
 from ca.metrics import Metrics
 from ca.store.sidecars import SecondSidecarError
 from ca.store.store import Store
+from shared.model.errors import UnavailableError
 
 # The second one waits for its welcome that long at least: 15 s (``sidecar/control/opening.py``).
 ANSWER_DEADLINE_S: Final = 5.0
 _LOOK_AGAIN_S: Final = 0.2
+# Of one name at once. One that works waits with one stream, and with another where it has given that one up. Each holds
+# a message and perhaps a connection, for seconds where the one before doesn't answer.
+MAX_TAKING_TURNS: Final = 8
 # A sidecar that opens more streams than this during the question lives.
 _ROUNDS: Final = 3
 
 _T = TypeVar("_T")
 _log = structlog.get_logger("touchmark.ca")
+
+
+@dataclass(slots=True, weakref_slot=True, eq=False)
+class _Turns:
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    count: int = 0
 
 
 class SecondSidecars:
@@ -55,11 +67,24 @@ class SecondSidecars:
         self._survey = survey
         self._metrics = metrics
         self._clock = clock
-        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._turns: WeakValueDictionary[str, _Turns] = WeakValueDictionary()
 
-    def take_turn(self, instance: str) -> asyncio.Lock:
-        """Return the lock to hold until the session is open: else of two that join at once none would see the other."""
-        return self._turns.setdefault(instance, asyncio.Lock())
+    @contextlib.asynccontextmanager
+    async def take_turn(self, instance: str) -> AsyncIterator[None]:
+        """Hold a name's turn until the session is open: else of two that join at once none would see the other.
+
+        Raises:
+            UnavailableError: too many wait for it already.
+        """
+        turns = self._turns.setdefault(instance, _Turns())
+        if turns.count >= MAX_TAKING_TURNS:
+            raise UnavailableError("too many join under this sidecar's name at once", hint="it tries again by itself")
+        turns.count += 1
+        try:
+            async with turns.lock:
+                yield
+        finally:
+            turns.count -= 1
 
     async def enter(
         self, instance: str, enter: Callable[[float | None], Awaitable[_T]], *, how: str, origin: str

@@ -14,14 +14,17 @@ import pytest
 from aiohttp import web
 from websockets import InvalidStatus, State
 
+from ca import allowance
 from ca.api.stream import endpoint
 from ca.places import Places
 from ca.runtime.compose import RunningCA
 from ca.runtime.memory_limit import MAX_PLACES, MIN_PLACES
 from ca.store.records import DecisionFilter
+from shared.model.errors import UnavailableError
 from shared.model.identity.program import Program
 from shared.model.policy.rules import Mode
 from shared.model.version import VERSION
+from shared.model.wire import admin as api
 from shared.model.wire.messages import (
     STREAM_PATH,
     BundleChanged,
@@ -40,7 +43,9 @@ from shared.model.wire.messages import (
     encode_message,
 )
 from tests.ca.running import (
+    Admin,
     FakeSidecar,
+    ShiftedClock,
     eventually,
     make_client_context,
     make_csr,
@@ -307,3 +312,85 @@ async def test_what_a_stream_had_is_freed_without_the_garbage_collector_when_its
 def list_websockets() -> list[web.WebSocketResponse]:
     """List those of this whole process, which earlier tests may have left."""
     return [each for each in gc.get_objects() if type(each) is web.WebSocketResponse]
+
+
+async def test_a_ca_whose_clock_is_astray_issues_nothing_and_opens_no_stream_until_it_is_right_again(
+    tmp_path: Path,
+) -> None:
+    """Its certificates would begin in the future, or be good for too long; other replicas have the right time."""
+    clock = ShiftedClock()
+    async with running_ca(tmp_path, clock=clock) as services, Admin(services) as admin:
+        async with FakeSidecar(services) as client:
+            await client.enrol("a", "198.18.0.2")
+            clock.shift_s = 3_600.0
+            await services.database_clock.measure()
+            _, csr = make_csr()
+            await client.send(CertificateRequest(request=1, csr=csr, program=Program(digest="ab" * 32)))
+            refusal = await client.receive()  # The sidecar asks again on its next stream.
+            assert isinstance(refusal, Refusal)
+            assert (refusal.code, "3600 s ahead" in refusal.message) == ("unavailable", True)
+        context = make_client_context(services, client.write_pem(tmp_path / "a.pem"))
+        with pytest.raises(InvalidStatus) as caught:
+            await FakeSidecar(services, context).__aenter__()
+        assert (caught.value.response.status_code, "3600 s ahead" in str(caught.value.response.body)) == (503, True)
+        with pytest.raises(UnavailableError, match="3600 s ahead"):
+            grant = await services.store.sidecars.get("a")
+            assert grant is not None
+            await services.issuance.issue_sidecar(grant.grant, csr, clock())
+        ready = await admin.ask("GET", "/readyz", api.Health, status=503)
+        assert (ready.status, "3600 s ahead" in ready.checks["clock"]) == ("failing", True)
+        for method, path, body in (
+            ("POST", "/v1/join-tokens", api.JoinTokenRequest(workload="shop/web")),
+            ("POST", "/v1/rotation", api.RotationRequest()),
+            ("PUT", "/v1/namespaces/shop/mode", api.ModeRequest(mode=Mode.PERMISSIVE, for_s=3_600.0)),
+        ):
+            assert "3600 s ahead" in (await admin.fail(method, path, 503, body)).message
+        assert len(await services.store.ledger.list_lines()) == 1
+        clock.shift_s = 0.0
+        await services.database_clock.measure()
+        async with FakeSidecar(services, context) as client:
+            await client.resume("a", "198.18.0.2")
+            await client.send(CertificateRequest(request=1, csr=csr, program=Program(digest="ab" * 32)))
+            assert (await client.expect(CertificateIssued)).request == 1
+
+
+async def test_by_a_clock_that_is_days_ahead_an_eviction_leaves_no_certificate_out(tmp_path: Path) -> None:
+    """It would count as ended, and be trusted on."""
+    clock = ShiftedClock()
+    async with running_ca(tmp_path, clock=clock) as services, Admin(services) as admin:
+        async with FakeSidecar(services) as client:
+            await client.enrol("a", "198.18.0.2")
+        clock.shift_s = 3 * 86_400.0
+        await services.database_clock.measure()
+        done = await admin.ask("POST", "/v1/evictions", api.Evicted, api.EvictionRequest(whom="a"))
+        assert (done.instances, done.certificates) == (("a",), 1)
+
+
+async def test_a_sidecar_that_opens_streams_without_end_is_refused_and_named_and_others_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each cost a transaction, its namespaces' states and a log line."""
+    monkeypatch.setattr(allowance, "STREAMS", 2)
+    monkeypatch.setattr(allowance, "STREAMS_PER_S", 1e-9)
+    async with running_ca(tmp_path) as services:
+        contexts = {}
+        for name in ("evil", "good"):
+            async with FakeSidecar(services) as client:
+                await client.enrol(name)
+            contexts[name] = make_client_context(services, client.write_pem(tmp_path / f"{name}.pem"))
+        for name in ("evil", "evil", "good", "good"):
+            async with FakeSidecar(services, contexts[name]) as client:
+                await client.resume(name)
+        async with FakeSidecar(services, contexts["evil"]) as client:
+            await client.send(Resume(registration=make_registration("evil")))
+            refusal = await client.receive()
+            assert isinstance(refusal, Refusal)
+            assert (refusal.code, "too often" in refusal.message) == ("overloaded", True)
+        text = services.metrics.render().decode()
+        assert 'touchmark_ca_streams_refused_total{code="too_many_streams"} 1.0' in text
+        # A token is a proof of its own.
+        token, (_, csr) = await make_token(services), make_csr()
+        for kind in (Welcome, Welcome, Refusal):
+            async with FakeSidecar(services) as client:
+                await client.send(Enrol(token=token, csr=csr, registration=make_registration("new")))
+                assert isinstance(await client.receive(), kind)

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -17,6 +18,7 @@ from ca.distribution.live_connections import Survey
 from ca.runtime.compose import RunningCA
 from ca.store.sidecars import SecondSidecarError
 from ca.store.tables import replicas, sidecars
+from shared.model.errors import UnavailableError
 from shared.model.trust.join_token import format_join_token, parse_join_token
 from shared.model.wire import admin as api
 from shared.model.wire.messages import CertificateIssued, CertificateRequest, Enrol, FromCA, Refusal, Resume, Welcome
@@ -276,3 +278,28 @@ async def test_an_older_key_that_comes_back_is_an_incident_while_the_newer_lives
             monkeypatch.setattr(second_sidecar, "ANSWER_DEADLINE_S", 0.1)
             assert (await come_back()).code == "refused"
     assert await list_noted(services) == ([("web-1", 1, "127.0.0.1")] if is_newer_alive else [])
+
+
+async def test_so_many_wait_for_one_names_turn_and_another_name_has_its_own() -> None:
+    """Each held a message for as long as the one before it was asked, also when its sender had gone."""
+    nothing = cast("Any", None)
+    seconds = SecondSidecars(store=nothing, hub=nothing, survey=nothing, metrics=nothing, clock=time.time)
+    begun, goes_on = asyncio.Semaphore(0), asyncio.Event()
+
+    async def wait() -> None:
+        begun.release()
+        async with seconds.take_turn("web-1"):
+            await goes_on.wait()
+
+    tasks = [asyncio.create_task(wait()) for _ in range(second_sidecar.MAX_TAKING_TURNS)]
+    for _ in tasks:
+        await begun.acquire()
+    with pytest.raises(UnavailableError, match="at once"):
+        async with seconds.take_turn("web-1"):
+            pass
+    async with seconds.take_turn("db-1"):
+        pass
+    goes_on.set()
+    await asyncio.gather(*tasks)
+    async with seconds.take_turn("web-1"):
+        pass
