@@ -41,7 +41,7 @@ from ca.authority.chains import check_authorities
 from ca.authority.kek import KeyEncryptionKey, name_sealing_key
 from ca.backup.content import End, Manifest, Message, Rows, decode_all
 from ca.backup.export import count_rows
-from ca.backup.lost_acts import Line, find_lost, read_last
+from ca.backup.lost_acts import Line, find_lost, find_undone_evictions, read_last
 from ca.backup.sealing import Opened
 from ca.store.authority_records import note_restoration, read_authorities
 from ca.store.edges.edge_log import find_day, make_partitions
@@ -128,8 +128,9 @@ async def load(
     await connection.run_sync(upgrade, "head")
     records = await read_authorities(connection)
     check_authorities(records, find_kek(next((name_sealing_key(r.sealed_key) for r in records if r.sealed_key), "")))
-    lost = find_lost(former, await read_last(connection))
-    voided = await _make_safe(database, connection, manifest, now=now)
+    last = await read_last(connection)
+    lost, undone = find_lost(former, last), find_undone_evictions(former, last)
+    voided = await _make_safe(database, connection, manifest, now=now, undone_evictions=undone)
     return Loaded(
         trust_domain=manifest.trust_domain, taken=manifest.taken, counts=end.counts, voided_tokens=voided, lost=lost
     )
@@ -155,7 +156,14 @@ async def _fill(connection: AsyncConnection, tables: dict[str, Table], messages:
     raise InputError("the backup's content has no proper end")
 
 
-async def _make_safe(database: Database, connection: AsyncConnection, manifest: Manifest, *, now: float) -> int:
+async def _make_safe(
+    database: Database,
+    connection: AsyncConnection,
+    manifest: Manifest,
+    *,
+    now: float,
+    undone_evictions: tuple[str, ...],
+) -> int:
     floor = int(now)
     await connection.execute(database.upsert(counters, {"name": BUNDLE_SEQUENCE, "value": 0}, update=()))
     await connection.execute(
@@ -167,7 +175,7 @@ async def _make_safe(database: Database, connection: AsyncConnection, manifest: 
     voided = await connection.execute(update(join_tokens).where(join_tokens.c.spent.is_(None)).values(spent=now))
     # One may have been used since, by a sidecar or by a thief: the store couldn't tell.
     await connection.execute(delete(renewal_keys))
-    await note_restoration(database, connection, taken=manifest.taken, now=now)
+    await note_restoration(database, connection, taken=manifest.taken, now=now, undone_evictions=undone_evictions)
     return voided.rowcount
 
 

@@ -3,8 +3,8 @@
 Nobody else knows these acts: an eviction, a taint or a withdrawn approval would be undone without a word. A store is
 compared with the backup by the audit log's chain, so that the acts of another CA aren't taken for this one's.
 
-Belongs here: which acts. Doesn't: undoing or repeating any of them, which is for whoever restores to decide; the old
-store may be what an intruder has written.
+Belongs here: which acts, and which evictions among them the CA reminds of until somebody decides. Doesn't: undoing or
+repeating any of them, which is for whoever restores to decide; the old store may be what an intruder has written.
 """
 
 from __future__ import annotations
@@ -20,10 +20,14 @@ from sqlalchemy import select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ca.store.audit.tables import audit_lines
-from shared.model.errors import InputError
+from shared.model.errors import IdentityError, InputError
+from shared.model.identity.identity import parse_workload
 from shared.model.wire.admin_audit import AuditEntry, read_entry
+from shared.model.wire.registration import check_instance
 
 MAX_READ: Final = 1_000
+# The newest ones; the line of the restore in the audit log has room for them.
+MAX_REMINDED: Final = 50
 # What nobody has to repeat.
 _OF_ITSELF: Final = frozenset({"audit.prune", "sidecar.second", "store.backup", "store.restore"})
 _READ: Final = f"SELECT sequence, digest, line FROM audit_lines ORDER BY sequence DESC LIMIT {MAX_READ}"
@@ -74,13 +78,47 @@ def find_lost(former: Sequence[Line], last: Line | None) -> tuple[AuditEntry, ..
         former: as it was read, newest first, at most ``MAX_READ``.
         last: the backup's last line.
     """
+    return tuple(entry for entry in _follow(former, last) if entry.act not in _OF_ITSELF)
+
+
+def _follow(former: Sequence[Line], last: Line | None) -> Iterable[AuditEntry]:
     if last is None or not any((each.sequence, each.digest) == (last.sequence, last.digest) for each in former):
         return ()  # Another CA's store, or one in which more was done than is read.
-    return tuple(_read(each.text for each in reversed(former) if each.sequence > last.sequence))
+    return _read(each.text for each in reversed(former) if each.sequence > last.sequence)
+
+
+def find_undone_evictions(former: Sequence[Line], last: Line | None) -> tuple[str, ...]:
+    """Return whom the former store had evicted after the backup's last act, and hadn't let in again.
+
+    Those of whom the former store still reminded, as it had been restored itself, are among them.
+
+    Arguments:
+        former, last: as ``find_lost`` has them.
+    """
+    undone: dict[str, None] = {}
+    for entry in _follow(former, last):
+        match entry.act:
+            case "sidecar.evict":
+                undone.pop(entry.subject, None)
+                undone[entry.subject] = None
+            case "sidecar.readmit" | "eviction.dismiss":
+                undone.pop(entry.subject, None)
+            case "store.restore":
+                names = entry.after.get("undone_evictions") if isinstance(entry.after, dict) else None
+                undone.update(dict.fromkeys(map(str, names if isinstance(names, list) else ())))
+    return tuple(filter(_is_evictable, undone))[-MAX_REMINDED:]
+
+
+def _is_evictable(name: str) -> bool:
+    """Tell whether it names a sidecar or a workload, as what an intruder wrote may not."""
+    try:
+        parse_workload(name) if "/" in name else check_instance(name)
+    except (InputError, IdentityError):
+        return False
+    return True
 
 
 def _read(lines: Iterable[str]) -> Iterable[AuditEntry]:
     for line in lines:
         with contextlib.suppress(InputError):
-            if (entry := read_entry(line)).act not in _OF_ITSELF:
-                yield entry
+            yield read_entry(line)

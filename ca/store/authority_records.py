@@ -7,7 +7,7 @@ Longer than most, because all of these write the same rows, and none may be writ
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -65,10 +65,13 @@ class Restoration(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         taken: when the backup was made: the ledger lacks what was issued between then and ``restored``.
+        undone_evictions: whom the store that was replaced had evicted since; until they are evicted again, or
+            somebody says that they may stay.
     """
 
     taken: float
     restored: float
+    undone_evictions: tuple[str, ...] = ()
 
     def is_ledger_short(self, now: float) -> bool:
         """Tell whether a certificate that the ledger lacks may be alive."""
@@ -339,16 +342,37 @@ async def read_authorities(connection: AsyncConnection) -> list[AuthorityRecord]
     return [_authority(row) for row in rows]
 
 
-async def note_restoration(database: Database, connection: AsyncConnection, *, taken: float, now: float) -> None:
+async def note_restoration(
+    database: Database,
+    connection: AsyncConnection,
+    *,
+    taken: float,
+    now: float,
+    undone_evictions: tuple[str, ...] = (),
+) -> None:
     """Note within a greater transaction that a backup of that time takes the store's place."""
-    restoration = Restoration(taken=taken, restored=now)
-    value = msgspec.json.encode(restoration).decode()
+    restoration = Restoration(taken=taken, restored=now, undone_evictions=undone_evictions)
     await append_audit(database, connection, "store.restore", "", after=msgspec.to_builtins(restoration))
-    await connection.execute(database.upsert(settings, {"name": RESTORED, "value": value}))
+    await _write_restoration(database, connection, restoration)
     for record in await read_authorities(connection):
         if record.phase is AuthorityPhase.ACTIVE:
             detail = f"backup of {datetime.fromtimestamp(taken, UTC):%Y-%m-%d %H:%M:%SZ}"
             await _write_journal(connection, now, "restored", authority_id=record.authority_id, detail=detail)
+
+
+async def settle_undone_evictions(database: Database, connection: AsyncConnection, settled: Collection[str]) -> bool:
+    """Forget within a greater transaction that a restore has undone these evictions; return whether it had any."""
+    restoration = await read_restoration(connection)
+    if restoration is None or not (known := set(restoration.undone_evictions).intersection(settled)):
+        return False
+    left = tuple(each for each in restoration.undone_evictions if each not in known)
+    await _write_restoration(database, connection, msgspec.structs.replace(restoration, undone_evictions=left))
+    return True
+
+
+async def _write_restoration(database: Database, connection: AsyncConnection, restoration: Restoration) -> None:
+    value = msgspec.json.encode(restoration).decode()
+    await connection.execute(database.upsert(settings, {"name": RESTORED, "value": value}))
 
 
 async def read_restoration(connection: AsyncConnection) -> Restoration | None:

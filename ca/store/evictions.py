@@ -17,7 +17,7 @@ from sqlalchemy import ColumnElement, Table, and_, bindparam, delete, func, sele
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ca.store.audit.audit_log import append_audit
-from ca.store.authority_records import read_restoration
+from ca.store.authority_records import read_restoration, settle_undone_evictions
 from ca.store.engine.counters import raise_counter
 from ca.store.engine.database import Database
 from ca.store.engine.prepared import Prepared
@@ -112,6 +112,7 @@ class Evictions:
                 "tokens": tokens[:_NAMED_IN_AUDIT],
             }
             await append_audit(self._database, connection, "sidecar.evict", str(whom), after=after)
+            await settle_undone_evictions(self._database, connection, {str(whom), *names})
         return Eviction(instances=tuple(names), certificates=count, ends=ends, tokens=tokens, is_unknown=is_unknown)
 
     async def _distrust(
@@ -147,6 +148,21 @@ class Evictions:
         if int(total or 0) > MAX_DISTRUSTED_LEAVES:
             raise _too_many(f"more than {MAX_DISTRUSTED_LEAVES} certificates would be distrusted one by one")
         return count, ends
+
+    async def dismiss(self, whom: str | Workload) -> None:
+        """Let an eviction that a restore has undone stay undone: nobody is reminded of it any more.
+
+        Raises:
+            NotFoundError: no restore has undone such an eviction.
+        """
+        async with self._database.writing() as connection:
+            # First: with it evictions and these take turns.
+            await append_audit(self._database, connection, "eviction.dismiss", str(whom))
+            if not await settle_undone_evictions(self._database, connection, {str(whom)}):
+                raise NotFoundError(
+                    f"no restore has undone an eviction of {whom}",
+                    hint="`touchmark status` names those that are undone",
+                )
 
     async def list_distrusted(self) -> tuple[str, ...]:
         """Return what is distrusted, as a trust bundle says it."""

@@ -124,6 +124,7 @@ def examine(observed: Observation, *, own_version: str) -> list[Finding]:
         _examine_rotation(observed),
         *examine_disk(observed.ca),
         *examine_database_clock(observed.ca),
+        *examine_undone_evictions(observed.ca),
     ]
     return findings + (_examine_cluster(observed.cluster, observed.ca.now) if observed.cluster else [])
 
@@ -297,6 +298,20 @@ def examine_disk(ca: CAStatus) -> list[Finding]:
 def examine_database_clock(ca: CAStatus) -> list[Finding]:
     """Return whether the CA's clock is that of its database; nothing where the database is a file."""
     return [] if ca.clock_offset_s is None else [examine_skew("the CA", "its database", -ca.clock_offset_s)]
+
+
+def examine_undone_evictions(ca: CAStatus) -> list[Finding]:
+    """Return whom a restore has let in again; nothing where it has nobody."""
+    if not (undone := ca.undone_evictions):
+        return []
+    return [
+        Finding(
+            subject="evictions",
+            is_well=False,
+            observation=f"a restore has undone {len(undone)}: {name_some(undone)}",
+            hint="`touchmark ca evict NAME` evicts again; with --dismiss it stays undone",
+        )
+    ]
 
 
 def _is_ending(authority: AuthorityView, now: float) -> bool:

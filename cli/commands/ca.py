@@ -91,7 +91,7 @@ def status(
 
 
 def _show_status(status: CAStatus, sidecars: SidecarList) -> None:
-    from cli.admin.overview import examine_sidecar_clocks
+    from cli.admin.overview import examine_sidecar_clocks, examine_undone_evictions
     from cli.text.duration import format_duration, format_time
     from cli.text.findings import print_finding
     from cli.text.output import name_authority, print_line, print_table
@@ -125,6 +125,8 @@ def _show_status(status: CAStatus, sidecars: SidecarList) -> None:
     print_line()
     if not (clocks := examine_sidecar_clocks(sidecars.sidecars)).is_well:
         print_finding(clocks)
+    for finding in examine_undone_evictions(status):
+        print_finding(finding)
     print_table(
         ("SIDECAR", "WORKLOAD", "ADDRESSES", "CAPTURE", "CONNECTED", "BUNDLE", "CLOCK", "LAST SEEN"),
         (

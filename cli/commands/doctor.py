@@ -128,7 +128,12 @@ def _examine_ca(target: Target) -> list[Finding]:
     import asyncio
 
     from cli.admin.client import AdminClient
-    from cli.admin.overview import examine_database_clock, examine_disk, examine_sidecar_clocks
+    from cli.admin.overview import (
+        examine_database_clock,
+        examine_disk,
+        examine_sidecar_clocks,
+        examine_undone_evictions,
+    )
     from cli.text.findings import Finding
     from shared.model.errors import TouchmarkError
     from shared.model.wire.admin import CAStatus, Health, SidecarList
@@ -154,6 +159,7 @@ def _examine_ca(target: Target) -> list[Finding]:
         ),
         *examine_disk(status),
         *examine_database_clock(status),
+        *examine_undone_evictions(status),
         Finding(
             subject="key-encryption key",
             is_well=not status.kek_generated,

@@ -22,6 +22,9 @@ def evict(
     context: typer.Context,
     whom: Annotated[str, typer.Argument(help="A sidecar as `touchmark ca status` shows it, or NAMESPACE/ACCOUNT.")],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask for confirmation.")] = False,
+    dismiss: Annotated[
+        bool, typer.Option("--dismiss", help="Evict nobody: an eviction that a restore has undone stays undone.")
+    ] = False,
     as_json: options.Json = False,
 ) -> None:
     """Lock out a sidecar, or all sidecars of a workload, for example because its machine or pod is compromised.
@@ -42,6 +45,15 @@ def evict(
     from cli.text.output import print_line, print_note
     from shared.model.wire.admin import EvictionRequest
 
+    if dismiss:
+        settled = ask_admin(
+            options.get_target(context), lambda client: client.evict(EvictionRequest(whom=whom, dismiss=True))
+        )
+        if as_json:
+            _EVICTED.print(settled)
+        else:
+            print_line(f"{whom} may stay: `touchmark status` no longer speaks of its eviction")
+        return
     if not yes:
         if as_json or not sys.stdin.isatty():
             raise RefusedError(

@@ -174,6 +174,7 @@ class AuthoritiesAdmin:
                 )
             )
         configuration = self._about.configuration
+        restoration = await self._store.authorities.get_restoration()
         try:
             space = await self._store.database.look_at_disk()
         except UnavailableError:
@@ -200,4 +201,5 @@ class AuthoritiesAdmin:
             disk_free_bytes=None if space is None else space.free,
             is_disk_full=self._store.database.is_disk_full,
             clock_offset_s=self._database_clock.offset_s,
+            undone_evictions=() if restoration is None else restoration.undone_evictions,
         )

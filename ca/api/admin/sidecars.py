@@ -11,6 +11,7 @@ from ca.authority.authorities import Authorities
 from ca.distribution.database_clock import DatabaseClock
 from ca.distribution.hub import Hub
 from ca.settings.configuration import parse_endpoint
+from ca.store.evictions import Eviction
 from ca.store.store import Store
 from shared.model.errors import InputError
 from shared.model.identity.identity import parse_workload
@@ -118,22 +119,26 @@ class SidecarsAdmin:
         return await self.join_tokens(request)
 
     async def evict(self, request: web.Request) -> web.Response:
-        """Evict a sidecar, or all of a workload: end their streams, and distrust their certificates."""
+        """Evict a sidecar, or all of a workload: end their streams, and distrust their certificates. Or dismiss one."""
         wanted = await read_body(request, admin.EvictionRequest)
         whom = parse_workload(wanted.whom) if "/" in wanted.whom else check_instance(wanted.whom)
+        if wanted.dismiss:
+            await self._store.evictions.dismiss(whom)
+            return answer(self._describe(Eviction(instances=(), certificates=0, ends=0.0, tokens=())))
         # By a clock that is days ahead certificates that live would have ended: they wouldn't be distrusted.
         eviction = await self._store.evictions.evict(whom, now=self._database_clock.read())
         self._hub.end_evicted(eviction.instances)
         await self._authorities.reload()  # Its listeners push the bundle.
-        return answer(
-            admin.Evicted(
-                instances=eviction.instances,
-                certificates=eviction.certificates,
-                ends=eviction.ends,
-                tokens=eviction.tokens,
-                bundle_sequence=self._authorities.bundle().sequence,
-                is_unknown=eviction.is_unknown,
-            )
+        return answer(self._describe(eviction))
+
+    def _describe(self, eviction: Eviction) -> admin.Evicted:
+        return admin.Evicted(
+            instances=eviction.instances,
+            certificates=eviction.certificates,
+            ends=eviction.ends,
+            tokens=eviction.tokens,
+            bundle_sequence=self._authorities.bundle().sequence,
+            is_unknown=eviction.is_unknown,
         )
 
     async def sidecars(self, _request: web.Request) -> web.Response:

@@ -271,6 +271,7 @@ class CAStatus(_Answer, frozen=True):
         is_disk_full: a write failed for want of room, and there isn't enough again: decisions aren't taken, and what
             was kept free is used for the rest.
         clock_offset_s: by how much the answering CA's clock is ahead of its database's; None with SQLite.
+        undone_evictions: sidecars and workloads that were evicted before a restore, and aren't since.
     """
 
     version: str
@@ -294,6 +295,7 @@ class CAStatus(_Answer, frozen=True):
     disk_free_bytes: int | None = None
     is_disk_full: bool = False
     clock_offset_s: float | None = None
+    undone_evictions: tuple[str, ...] = ()
 
 
 class Health(_Answer, frozen=True):

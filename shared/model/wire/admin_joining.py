@@ -74,9 +74,14 @@ class SidecarList(_Answer, frozen=True):
 
 
 class EvictionRequest(_Request, frozen=True):
-    """Evict a sidecar by its instance, or all of a workload (``namespace/service-account``)."""
+    """Evict a sidecar by its instance, or all of a workload (``namespace/service-account``).
+
+    Attributes:
+        dismiss: nobody is evicted: an eviction that a restore has undone may stay undone.
+    """
 
     whom: str
+    dismiss: bool = False
 
 
 class Evicted(_Answer, frozen=True):

@@ -104,6 +104,11 @@ def test_pods_that_a_namespaces_wish_passes_over_are_named_and_nothing_is_wrong(
         ("refused enrolments", "1× pod_not_injected", {"cluster": change_cluster(refused=(REFUSED,), refused_total=1)}),
         ("clocks of the CA and the API server", "90 s apart", {"cluster": change_cluster(clock_skew_s=-90.0)}),
         ("clocks of the CA and its database", "20 s apart", {"ca": change_ca(clock_offset_s=20.0)}),
+        (
+            "evictions",
+            "a restore has undone 2: web-1, shop/db",
+            {"ca": change_ca(undone_evictions=("web-1", "shop/db"))},
+        ),
     ],
 )
 def test_each_fault_is_found_alone_with_a_hint(subject: str, part: str, changes: dict[str, Any]) -> None:

@@ -55,3 +55,13 @@ def test_without_a_confirmation_nothing_is_asked_of_the_ca(ca: FakeCA) -> None:
 def test_an_unknown_sidecar_is_not_found(ca: FakeCA) -> None:
     ca.answers["POST /v1/evictions"] = ErrorAnswer(code="not_found", message="no sidecar has joined as x")
     assert run(["ca", "evict", "x", "--yes"]) == ExitCode.NOT_FOUND
+
+
+def test_an_eviction_that_a_restore_has_undone_may_stay_undone(ca: FakeCA, capsys: pytest.CaptureFixture[str]) -> None:
+    ca.answers["POST /v1/evictions"] = Evicted(instances=(), certificates=0, ends=0.0, tokens=(), bundle_sequence=4)
+    assert run(["ca", "evict", "web-1", "--dismiss"]) == ExitCode.SUCCESS
+    shown = capsys.readouterr().out
+    assert "web-1 may stay" in shown and "evicted" not in shown
+    assert run(["ca", "evict", "web-1", "--dismiss", "--json"]) == ExitCode.SUCCESS
+    assert json.loads(capsys.readouterr().out)["instances"] == []
+    assert ca.asked("POST /v1/evictions") == [{"whom": "web-1", "dismiss": True}] * 2

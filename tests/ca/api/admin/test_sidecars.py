@@ -9,6 +9,7 @@ import websockets
 from cryptography import x509
 
 from ca.runtime.compose import RunningCA
+from ca.store.authority_records import note_restoration
 from shared.model.trust.bundle import name_serial
 from shared.model.trust.join_token import parse_join_token
 from shared.model.wire import admin as api
@@ -125,3 +126,17 @@ async def test_an_open_token_is_revoked_and_a_spent_one_is_not(services: Running
         await sidecar.enrol("a")
     (spent,) = (await admin.get("/v1/join-tokens", api.JoinTokenList)).tokens
     assert (await admin.fail("DELETE", f"/v1/join-tokens/{spent.token_id}", 409)).code == "conflict"
+
+
+async def test_an_eviction_that_a_restore_has_undone_is_in_the_status_until_it_is_dismissed(
+    services: RunningCA, admin: Admin
+) -> None:
+    async with services.store.database.writing() as connection:
+        await note_restoration(
+            services.store.database, connection, taken=1.0, now=2.0, undone_evictions=("web-1", "shop/db")
+        )
+    assert (await admin.get("/v1/status", api.CAStatus)).undone_evictions == ("web-1", "shop/db")
+    dismissed = api.EvictionRequest(whom="shop/db", dismiss=True)
+    assert (await admin.ask("POST", "/v1/evictions", api.Evicted, dismissed)).instances == ()
+    assert (await admin.get("/v1/status", api.CAStatus)).undone_evictions == ("web-1",)
+    assert "no restore has undone" in (await admin.fail("POST", "/v1/evictions", 404, dismissed)).message
