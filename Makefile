@@ -42,8 +42,10 @@ test-kubernetes: setup ## Run the tests against a real API server. PYTEST="-k na
 	@$(BIN)/python -m scripts.kubernetes api
 	$(BIN)/pytest -n 2 -m kubernetes -o faulthandler_timeout=900 tests/kubernetes $(PYTEST)
 
-test-releases: setup ## Run those that depend on the API server's release against the oldest one that is supported.
-	@$(MAKE) --no-print-directory test-kubernetes K8S=oldest PYTEST='-m each_release $(PYTEST)'
+test-releases: setup ## Run those that depend on the API server's release against the oldest and the newest; K8S=newest takes one.
+	@failed=; for release in $(or $(K8S),oldest newest); do \
+	  $(MAKE) --no-print-directory test-kubernetes K8S=$$release PYTEST='-m each_release $(PYTEST)' || failed="$$failed $$release"; \
+	done; test -z "$$failed" || { echo "failed against:$$failed"; exit 1; }
 
 test-node: setup ## Run the tests on a real node with our images (root). PYTEST="-k name" narrows them.
 	@$(BIN)/python -m scripts.kubernetes node

@@ -239,8 +239,7 @@ class Attestor:
             return None
         found = []
         for listener in listeners:
-            measured = self._recognise(listener, listener.cookie)
-            if measured is None:
+            if (measured := self._recognise(listener, listener.cookie)) is None:
                 return None
             found.append((measured, listener))
         attestation = _agree(found, port)
@@ -297,7 +296,9 @@ class Attestor:
             if error.reason is Reason.NO_LISTENER:
                 return True
             raise
-        return {one.inode for one in listeners} <= {listener.inode, *listener.others}
+        if not (has_no_other := {one.inode for one in listeners} <= {listener.inode, *listener.others}):
+            self._shared.pop((address, port), None)  # What was seen before, perhaps in this turn of the loop.
+        return has_no_other
 
     def attest_accepted_now(self, found: KernelSocket, listener: Attestation) -> Attestation | None:
         """Attest who has accepted a connection if that program is known; never waits.
@@ -539,8 +540,7 @@ class Attestor:
 
     async def _measure_process(self, pid: int, inode: int) -> Measured:
         """Measure a process, which holds this socket before and after if it is the first one asked about."""
-        running = self._running.get(pid)
-        if running is None:
+        if (running := self._running.get(pid)) is None:
             if len(self._running) >= self._max_pending:
                 raise AttestationError("too many attestations under way", reason=Reason.OVERLOADED)
             work = self._measuring.measure(partial(Process, pid), inode)

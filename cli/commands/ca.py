@@ -135,7 +135,7 @@ def _show_status(status: CAStatus, sidecars: SidecarList) -> None:
                 s.capture,
                 "evicted" if s.evicted is not None else "yes" if s.connected else "no",
                 str(s.installed_sequence),
-                "-" if s.clock_offset_s is None else f"{s.clock_offset_s:+.0f} s",
+                "-" if s.clock_offset_s is None else f"{round(s.clock_offset_s):+} s",
                 format_time(s.last_seen),
             )
             for s in sidecars.sidecars

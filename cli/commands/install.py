@@ -169,7 +169,7 @@ def _report(done: Installation, target: Target, manner: common.Manner) -> None:
     if manner.as_json:
         _INSTALLED.print(done)
     elif not done.is_applied:
-        print_line("nothing is changed: a trial")
+        print_line("nothing was changed (--dry-run)")
     else:
         where = write_shell_options(target, os.environ)
         if done.is_ready:
@@ -182,9 +182,12 @@ def _report(done: Installation, target: Target, manner: common.Manner) -> None:
             )
         else:
             print_line(f"Touchmark {done.version} is installed in {done.namespace}; nobody waited for its CA")
-        print_line("Next:")
-        print_line(f"  touchmark doctor {where}    # is all of it well?")
-        print_line(f"  kubectl label namespace NAMESPACE {INJECT}=true    # new pods get a sidecar, in permissive mode")
-        print_line(f"  touchmark status {where}")
+        if done.is_ready or not manner.wait_s:  # While the CA isn't ready, pods that ask for a sidecar aren't made.
+            print_line("Next:")
+            print_line(f"  touchmark doctor {where}    # is all of it well?")
+            print_line(
+                f"  kubectl label namespace NAMESPACE {INJECT}=true    # new pods get a sidecar, in permissive mode"
+            )
+            print_line(f"  touchmark status {where}")
     if done.is_applied and manner.wait_s and not done.is_ready:
         raise typer.Exit(ExitCode.DEADLINE)

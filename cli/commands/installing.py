@@ -138,20 +138,23 @@ def check_findings(findings: Iterable[Finding], *, manner: Manner, verb: str) ->
 
 
 def show_changes(changes: Sequence[Change]) -> None:
-    """Print what would change."""
+    """Print what is to change; nothing is changed yet."""
     from cli.cluster.installation.planning import Effect
     from cli.text.output import print_line
 
-    counts = [f"{sum(each.effect is effect for each in changes)} {effect}" for effect in Effect]
+    verbs = {Effect.CREATED: "create", Effect.CHANGED: "change"}
+    words = {Effect.CREATED: "to create", Effect.CHANGED: "to change", Effect.UNCHANGED: "unchanged"}
+    counts = [f"{sum(each.effect is effect for each in changes)} {words[effect]}" for effect in Effect]
     print_line(f"{len(changes)} objects: {', '.join(counts)}")
     for change in changes:
         if change.effect is Effect.UNCHANGED:
             continue
         place = f"{change.namespace}/" if change.namespace else ""
-        untried = "" if change.is_tried else " (its namespace isn't there yet, so that it can't be tried)"
-        print_line(f"  {change.effect}: {change.kind} {place}{change.name}{untried}")
+        print_line(f"  {verbs[change.effect]}: {change.kind} {place}{change.name}{'' if change.is_tried else ' *'}")
         for field in change.fields:
             print_line(f"      {field.path}: {field.before or 'nothing'} → {field.after or 'nothing'}")
+    if not all(each.is_tried for each in changes):
+        print_line("  * its namespace isn't there yet, so that the API server can't try it")
 
 
 def ask(question: str, *, manner: Manner, unchanged: str) -> None:

@@ -165,7 +165,7 @@ async def _check(target: Target, cluster: Cluster, manner: common.Manner) -> Non
 def _show(removal: Removal) -> None:
     from cli.text.output import print_line
 
-    print_line(f"{len(removal.deleted)} objects are deleted:")
+    print_line(f"{len(removal.deleted)} objects to delete:")
     for part in removal.deleted:
         print_line(f"  {part}")
     for part in removal.kept:
@@ -176,7 +176,7 @@ def _report(done: Uninstallation, target: Target, *, was_waited_for: bool) -> No
     from cli.text.output import name_some, print_line, print_note
 
     if not done.is_applied:
-        print_line("nothing is deleted: a trial")
+        print_line("nothing was deleted (--dry-run)")
         return
     if done.remaining:
         print_line("Touchmark is deleted, but not all of it is gone yet:")

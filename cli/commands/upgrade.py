@@ -251,7 +251,7 @@ def _report(done: Installation, manner: common.Manner) -> None:
         _UPGRADED.print(done)
     else:
         if not done.is_applied:
-            print_line("nothing is changed: a trial")
+            print_line("nothing was changed (--dry-run)")
         elif done.is_ready:
             print_line(f"Touchmark {done.version} is in force in {done.namespace}, and its CA is ready")
         elif manner.wait_s:

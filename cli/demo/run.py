@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -21,11 +22,18 @@ from cli.demo.narrator import Narrator
 from cli.demo.processes import Processes, touchmark_command
 from cli.demo.stage import Stage
 from cli.demo.story import Story
-from cli.machine.machine import can_make_namespaces, find_program, has_user_namespaces, is_sidecar_user_mapped
+from cli.machine.machine import (
+    USER_NAMESPACE,
+    can_make_namespaces,
+    find_program,
+    has_user_namespaces,
+    is_sidecar_user_mapped,
+)
 from cli.text.exit_codes import ExitCode
 from cli.text.json_result import JsonResult
 from shared.model.errors import MachineError
 
+# Set inside the user namespace: the process outside that holds the namespaces, for `nsenter`.
 _INSIDE_VARIABLE: Final = "TOUCHMARK_DEMO_USER_NAMESPACE"
 _KEEP_POLL_S: Final = 0.5
 _ENDING_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -44,10 +52,10 @@ def run_demo(*, capture: str, server: str, keep: bool, json_result: JsonResult[F
         TouchmarkError: a part didn't start.
     """
     as_json = json_result is not None
-    is_inside = os.environ.get(_INSIDE_VARIABLE) == "1"
+    is_inside = _INSIDE_VARIABLE in os.environ
     is_ordinary = os.geteuid() != 0 or not is_sidecar_user_mapped()
     if capture != "listeners" and not is_inside and is_ordinary and _has_tools() and has_user_namespaces():
-        _enter_user_namespace(server=server, keep=keep, as_json=as_json)
+        return _run_in_user_namespace(server=server, keep=keep, as_json=as_json)
     kind = _choose(capture, is_inside=is_inside)
     narrator = Narrator(as_json=as_json)
     with contextlib.ExitStack() as stack:
@@ -90,20 +98,37 @@ def _has_tools() -> bool:
     return all(find_program(name) for name in ("nft", "ip", "nsenter"))
 
 
-def _enter_user_namespace(*, server: str, keep: bool, as_json: bool) -> None:
-    """Become the demo inside a user namespace of its own, where this user is root of new networks and mounts."""
+def _run_in_user_namespace(*, server: str, keep: bool, as_json: bool) -> int:
+    """Run the demo inside a user namespace of its own, where this user is root of new networks, mounts and processes.
+
+    ``unshare`` takes no SIGTERM while its child runs, so a signal kills it, and the kernel passes SIGTERM on to the
+    demo, which is waited for until it has cleaned up: it alone holds the pipe. Ctrl-C comes from the terminal.
+    """
     unshare = find_program("unshare") or "unshare"
     flags = [*(["--keep"] if keep else []), *(["--json"] if as_json else [])]
     arguments = ["demo", "--capture", "redirect", "--server", server, *flags]
     source_root = str(Path(__file__).resolve().parent.parent.parent)
     environment = {
         **os.environ,
-        _INSIDE_VARIABLE: "1",
         "PYTHONPATH": os.pathsep.join(part for part in (source_root, os.environ.get("PYTHONPATH", "")) if part),
     }
     inside = ["sh", "-c", 'mount -t tmpfs tmpfs /run && exec "$@"', "sh", *touchmark_command(arguments)]
+    outside = ["sh", "-c", f'{_INSIDE_VARIABLE}=$$ exec "$@"', "sh", unshare, *USER_NAMESPACE, "--kill-child=TERM"]
     sys.stdout.flush()
-    os.execve(unshare, [unshare, "-Urnm", *inside], environment)
+    is_over, is_held = os.pipe()
+    with open(is_over, "rb") as over:
+        demo = subprocess.Popen([*outside, *inside], env=environment, pass_fds=[is_held])
+        os.close(is_held)
+
+        def end(number: int, frame: FrameType | None) -> None:
+            demo.kill()
+
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, end)
+        over.read()
+    code = demo.wait()
+    return code if code >= 0 else ExitCode.INTERRUPTED
 
 
 @contextlib.contextmanager
@@ -129,7 +154,9 @@ def _ignore_signals() -> None:
 def _keep(narrator: Narrator, directory: Path, stage: Stage, processes: Processes, *, is_inside: bool) -> None:
     narrator.step("It keeps running until Ctrl-C. In another terminal:")
     if is_inside:
-        narrator.typed(["nsenter", "--preserve-credentials", "-U", "-m", "-t", str(os.getpid()), "bash"])
+        outside = os.environ[_INSIDE_VARIABLE]
+        processes_there = f"--pid=/proc/{outside}/ns/pid_for_children"
+        narrator.typed(["nsenter", "--preserve-credentials", "-U", "-m", processes_there, "-t", outside, "bash"])
     if shutil.which("touchmark") is None:
         narrator.say(f'$ export PATH="{os.path.dirname(sys.executable)}:$PATH"')
     narrator.typed(["export", f"TOUCHMARK_ADMIN_SOCKET={directory / 'admin.sock'}"])

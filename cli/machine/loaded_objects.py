@@ -1,7 +1,8 @@
 """What an executable loads at its start: the objects that its dynamic loader names, each with its digest. Does I/O.
 
 The executable itself is never run: its loader (``ld.so``) is, with ``--list``, which maps the objects and prints where
-they are. An executable names its own loader, so only a C library's is started, in root's hands. What a program loads
+they are. An executable names its own loader, so only a C library's is started, in root's hands or the very one that
+started this process. What a program loads
 later (``dlopen``: NSS, gconv, OpenSSL's providers, plugins) isn't among it, nor is what ``LD_PRELOAD`` or
 ``/etc/ld.so.preload`` names elsewhere: the list is that of this machine's files.
 """
@@ -174,7 +175,10 @@ def _read_shape(file: BinaryIO, path: Path) -> tuple[bool, str]:
 
 
 def _check_loader(path: Path, loader: str) -> None:
-    """See that the loader is one of a C library, and that nobody but root can change it.
+    """See that the loader is one of a C library, and that nobody but root can change it, or that it has started us.
+
+    In a user namespace without root (`touchmark demo` of an ordinary user) root's files are nobody's, as are those of
+    all other users. The loader that started this process has run in it already: to start it again gives it nothing.
 
     Raises:
         InputError: it isn't: it is never started.
@@ -184,9 +188,15 @@ def _check_loader(path: Path, loader: str) -> None:
         status = os.stat(real)
     except OSError as error:
         raise InputError(f"{path} names the loader {loader}, which isn't on this machine", hint=_ADVICE) from error
-    is_safe = stat.S_ISREG(status.st_mode) and status.st_uid == 0 and not status.st_mode & 0o022
+    is_roots = status.st_uid == 0 and not status.st_mode & 0o022
+    is_safe = stat.S_ISREG(status.st_mode) and (is_roots or _has_started_us(status))
     if not os.path.isabs(loader) or not _LOADER.fullmatch(os.path.basename(real)) or not is_safe:
         raise InputError(f"{path} names the loader {loader}, which isn't a C library's: it isn't started", hint=_ADVICE)
+
+
+def _has_started_us(loader: os.stat_result) -> bool:
+    own = read_loader(Path("/proc/self/exe"))
+    return own is not None and os.path.samestat(os.stat(own), loader)
 
 
 def _show(path: str) -> str:

@@ -22,9 +22,12 @@ _NETLINK_SOCK_DIAG: Final = 4  # linux/netlink.h
 _CAP_NET_ADMIN: Final = 12  # linux/capability.h
 _CAP_SYS_PTRACE: Final = 19
 _MIN_DESCRIPTORS: Final = 4096
-_PROBE_TIMEOUT_S: Final = 5
+_PROBE_TIMEOUT_S: Final = 30
 _ENGINE: Final = "sidecar.native._loop"
 _SIDECAR_UID: Final = 1337  # The default of the sidecar's `redirect: {uid: …}`.
+# What an ordinary user's demo needs: it is root there, and sees no process of the same user outside. Nobody inside may
+# inspect such a one, so that explicit mode would refuse each connection of that user (`holders_unknown`).
+USER_NAMESPACE: Final = ("-Urnm", "--pid", "--fork", "--mount-proc")
 SYSTEM_PATH: Final = ":/usr/local/sbin:/usr/sbin:/sbin"
 
 
@@ -34,11 +37,11 @@ def find_program(name: str) -> str | None:
 
 
 def has_user_namespaces() -> bool:
-    """Return whether an ordinary user may make network and mount namespaces of its own (``unshare -Urnm``)."""
+    """Return whether an ordinary user may make namespaces of its own for networks, mounts and processes."""
     unshare = find_program("unshare")
     if unshare is None:
         return False
-    command = [unshare, "-Urnm", "sh", "-c", "mount -t tmpfs tmpfs /run"]
+    command = [unshare, *USER_NAMESPACE, "sh", "-c", "mount -t tmpfs tmpfs /run"]
     try:
         return subprocess.run(command, capture_output=True, timeout=_PROBE_TIMEOUT_S, check=False).returncode == 0
     except (OSError, subprocess.TimeoutExpired):

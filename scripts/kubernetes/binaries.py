@@ -1,10 +1,10 @@
 """Kubernetes' own programs: built once from their Go modules, found again by stamps. Does I/O.
 
-`components/`, `oldest/` and `coredns/` are small Go modules with one main package a program; their ``go.sum`` pins
-everything by hash. `oldest/` is the API server of the oldest release that Touchmark supports: `make test-kubernetes
-K8S=oldest`. k8s.io/kubernetes names its staging modules by paths that hold only in its own tree, so that ``go.mod``
-replaces each by the published module of the same release. `helm/` names Helm as its tool, since nobody can import its
-main package; it pins Kubernetes' libraries of that release.
+`components/`, `oldest/`, `newest/` and `coredns/` are small Go modules with one main package a program; their
+``go.sum`` pins everything by hash. `oldest/` and `newest/` are the API servers of the oldest release that Touchmark
+supports and of the newest one: `make test-kubernetes K8S=oldest`. k8s.io/kubernetes names its staging modules by paths
+that hold only in its own tree, so that ``go.mod`` replaces each by the published module of the same release. `helm/`
+names Helm as its tool, since nobody can import its main package; it pins Kubernetes' libraries of that release.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from scripts.kubernetes import cache, packages
 HERE = Path(__file__).parent
 API = ("kube-apiserver", "kubectl")
 # The API servers of other releases, by their Go modules.
-OTHERS = {"oldest": "oldest-kube-apiserver"}
+OTHERS = {"oldest": "oldest-kube-apiserver", "newest": "newest-kube-apiserver"}
 HELM = "helm"
 NODE = (*API, "kube-controller-manager", "kube-scheduler", "kube-proxy", "kubelet", "coredns", "pause")
 
 
 def list_api() -> tuple[str, ...]:
-    """The programs of the API level, by ``K8S`` in the environment: ``oldest``, a minor version or empty.
+    """The programs of the API level, by ``K8S`` in the environment: ``oldest``, ``newest``, a minor version or empty.
 
     Raises:
         cache.SetupError: there is no such version here.

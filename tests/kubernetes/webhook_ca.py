@@ -104,7 +104,7 @@ class WebhookCA:
         self._program = Program(
             ["env", *environment, *command], log=self.directory / "ca.log", directory=self.directory
         )
-        self._program.wait_until(self.is_known, timeout_s=60.0)
+        self._program.wait_until(self.is_known, timeout_s=240.0)
 
     def stop(self) -> None:
         """Stop it; the API server keeps asking."""

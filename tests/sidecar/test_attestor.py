@@ -670,6 +670,24 @@ async def test_a_second_listener_of_another_program_is_refused(attestor: Attesto
             assert caught.value.reason is Reason.LISTENERS_DIFFER
 
 
+async def test_a_listener_that_came_since_is_attested_in_the_same_turn_of_the_loop(
+    attestor: Attestor, tmp_path: Path
+) -> None:
+    """An application is dialled without a turn of the loop: what was shared before the dial doesn't serve after it."""
+    other = copy_program(PYTHON, tmp_path / "other")
+    with reserving() as port, running(LISTEN, "127.0.0.1", str(port)):
+        await attestor.attest_listener("127.0.0.1", port)
+        await asyncio.sleep(0)
+        listener = attestor.attest_listener_now("127.0.0.1", port)
+        assert listener is not None
+        with running(LISTEN, "127.0.0.1", str(port), program=str(other)):
+            assert attestor.attest_listener_now("127.0.0.1", port) is listener, "what came in this turn shares it"
+            assert not attestor.has_listeners_of("127.0.0.1", port, listener)
+            with pytest.raises(AttestationError) as caught:
+                await attestor.attest_listener("127.0.0.1", port)
+            assert caught.value.reason is Reason.LISTENERS_DIFFER
+
+
 async def test_one_look_at_the_listeners_serves_what_came_before_it_and_nothing_later(attestor: Attestor) -> None:
     loop = asyncio.get_running_loop()
     with reserving() as port, running(LISTEN, "127.0.0.1", str(port)) as child:

@@ -45,7 +45,7 @@ def test_in_a_new_cluster_it_installs_waits_and_says_what_comes_next(
     assert run(["install", "--yes"]) == ExitCode.SUCCESS
     out, err = capsys.readouterr()
     expected = render(load_objects(has_database=False), Choices())
-    assert f"{len(expected)} objects: {len(expected)} created, 0 changed, 0 unchanged" in out
+    assert f"{len(expected)} objects: {len(expected)} to create, 0 to change, 0 unchanged" in out
     assert "Touchmark 0.2.0 is installed in touchmark-system, and its CA is ready" in out
     assert "  touchmark doctor -k " in out
     assert "1 of 1 replicas of the CA are ready" in err
@@ -74,7 +74,7 @@ def test_json_says_the_same_in_one_object(store: ObjectStore, capsys: pytest.Cap
 
 def test_a_trial_changes_nothing_and_asks_nobody(store: ObjectStore, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["install", "--dry-run"]) == ExitCode.SUCCESS
-    assert "nothing is changed: a trial" in capsys.readouterr().out
+    assert "nothing was changed (--dry-run)" in capsys.readouterr().out
     assert list_writes(store) == []
 
 
@@ -170,6 +170,7 @@ def test_a_ca_that_doesn_t_come_up_is_said_with_its_own_exit_code(
     assert run(["install", "--yes", "--timeout", "0.01"]) == ExitCode.DEADLINE
     out, err = capsys.readouterr()
     assert "but its CA isn't ready" in out
+    assert "kubectl label" not in out, "pods that ask for a sidecar wouldn't be made"
     assert "0 of 1 replicas" in err
     assert "describe pods" in err
     assert "touchmark upgrade -k --image NAME" in err

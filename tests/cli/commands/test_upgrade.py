@@ -47,7 +47,7 @@ def test_images_change_and_everything_that_was_chosen_stays(
     add_member(store, "shop", "web", image="r/sidecar:0.1.0")
     assert run(["upgrade", "--yes"]) == ExitCode.SUCCESS
     out = capsys.readouterr().out
-    assert "changed: Deployment touchmark-system/touchmark-ca" in out
+    assert "change: Deployment touchmark-system/touchmark-ca" in out
     assert "spec.template.spec.containers[ca].image: r/ca:0.1.0 → r/ca:0.2.0" in out
     assert "Touchmark 0.2.0 is in force in touchmark-system, and its CA is ready" in out
     assert "1 pods have a former sidecar: shop/web" in out

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
@@ -12,19 +13,20 @@ ROOT = Path(__file__).parents[3]
 
 # Alone in a namespace of process IDs: descriptors that root's other processes pass to each other refuse root's
 # connections in explicit mode while they are in flight (`socket_shared`), as they must.
-_APART = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child=KILL"]
+APART = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child=KILL")
 
 
-def start_demo(directory: Path, *options: str, is_apart: bool = False) -> subprocess.Popen[str]:
+def start_demo(directory: Path, *options: str, before: Sequence[str] = ()) -> subprocess.Popen[str]:
     """Start ``touchmark demo`` with its temporary files in ``directory``; output in ``out`` and ``err`` beside them.
 
-    ``is_apart`` hides the machine's other processes from it, and needs root.
+    Arguments:
+        before: a command that runs it; ``APART`` hides the machine's other processes from it, and needs root.
     """
     (directory / "tmp").mkdir()
     environment = {**os.environ, "TMPDIR": str(directory / "tmp"), "PYTHONPATH": str(ROOT)}
     with open(directory / "out", "wb") as out, open(directory / "err", "wb") as err:
         return subprocess.Popen(
-            [*(_APART if is_apart else ()), sys.executable, "-m", "cli", "demo", *options],
+            [*before, sys.executable, "-m", "cli", "demo", *options],
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=err,

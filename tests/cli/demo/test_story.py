@@ -14,7 +14,7 @@ import pytest
 from cli.demo.story import Story
 from cli.text.exit_codes import ExitCode
 from tests.cli.demo.interruption import interrupt_starts
-from tests.cli.demo.telling import assert_nothing_stays, start_demo
+from tests.cli.demo.telling import APART, assert_nothing_stays, start_demo
 from tests.cli.demo.waiting import wait_until
 
 TIMEOUT_S = 600.0
@@ -35,7 +35,7 @@ FACTS = [
 
 def tell(directory: Path, *options: str) -> tuple[dict[str, Any], str]:
     """Run the demo to its end as root; return its facts and what it said."""
-    demo = start_demo(directory, "--json", *options, is_apart=True)
+    demo = start_demo(directory, "--json", *options, before=APART)
     try:
         code = demo.wait(TIMEOUT_S)
     finally:

@@ -59,6 +59,32 @@ def test_a_loader_that_a_program_brings_along_is_never_started(tmp_path: Path) -
     assert not mark.exists()
 
 
+def test_where_roots_files_are_nobodys_the_loader_that_started_us_is_taken_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a user namespace without root, as `touchmark demo` of an ordinary user makes one."""
+    stat, nobody = os.stat, 65534
+
+    def stat_there(path: str | Path, **options: bool) -> os.stat_result:
+        found = stat(path, **options)
+        return os.stat_result((*found[:4], nobody, nobody, *found[6:]))
+
+    monkeypatch.setattr("cli.machine.loaded_objects.os.stat", stat_there)
+    assert "libc.so.6" in {os.path.basename(each.path) for each in list_loaded(TRUE)}
+    loader = read_loader(TRUE)
+    assert loader is not None
+    copy = Path("/tmp") / f"l{os.getpid() % 10_000_000}" / "ld.so.2"
+    copy.parent.mkdir()
+    try:
+        shutil.copy(loader, copy)
+        named = str(copy).encode().ljust(len(loader), b"\0")
+        program = edit(tmp_path / "program", loader.encode(), named[: len(loader)])
+        with pytest.raises(InputError, match="isn't started"):
+            list_loaded(program)
+    finally:
+        shutil.rmtree(copy.parent)
+
+
 def test_a_program_that_names_auditing_modules_is_refused(tmp_path: Path) -> None:
     """glibc's loader runs their code even where it only lists."""
     program = edit_dynamic(tmp_path / "program", tag=0x6FFFFEFC)

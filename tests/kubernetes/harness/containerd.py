@@ -115,7 +115,7 @@ class Containerd:
     def _run_program(self) -> None:
         command: list[str | Path] = [_find("containerd"), "--config", self.directory / "config.toml"]
         self._program = Program(command, log=self.directory / "containerd.log", directory=self.directory)
-        self._program.wait_until(lambda: self._run("version").returncode == 0, timeout_s=60)
+        self._program.wait_until(lambda: self._run("version").returncode == 0, timeout_s=240)
 
     def _import(self, images: Mapping[str, Image], *, without: Collection[str]) -> None:
         command: list[str | Path] = [_find("ctr"), "-a", self.socket, "-n", "k8s.io", "images", "import", "-"]

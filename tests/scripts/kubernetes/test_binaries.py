@@ -31,6 +31,8 @@ def test_the_release_is_the_one_that_go_mod_pins() -> None:
 @pytest.mark.parametrize(("wanted", "program"), [
     ("oldest", "oldest-kube-apiserver"),
     ("1.30", "oldest-kube-apiserver"),
+    ("newest", "newest-kube-apiserver"),
+    (binaries.version("newest").rpartition(".")[0], "newest-kube-apiserver"),
     (binaries.version().rpartition(".")[0], "kube-apiserver"),
     ("", "kube-apiserver"),
 ])  # fmt: skip
@@ -45,7 +47,7 @@ def test_another_releases_api_server_takes_its_place_where_it_is_asked_for(
 
 def test_a_release_that_is_not_there_is_refused_with_those_that_are(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("K8S", "1.2")
-    with pytest.raises(cache.SetupError, match=r"there are 1\.\d+, 1\.30 \(oldest\)"):
+    with pytest.raises(cache.SetupError, match=r"there are 1\.\d+, 1\.30 \(oldest\), 1\.\d+ \(newest\)"):
         binaries.list_api()
 
 
@@ -53,8 +55,8 @@ def test_each_release_has_a_program_of_its_own() -> None:
     """Its sources and what the linker writes into it: nothing of one release is taken for another's."""
     programs = ("kube-apiserver", *binaries.OTHERS.values())
     assert len({binaries.key(program) for program in programs}) == len(programs)
-    oldest, ours = [int(binaries.version(each).split(".")[1]) for each in ("oldest", "components")]
-    assert oldest < ours
+    oldest, ours, newest = [int(binaries.version(each).split(".")[1]) for each in ("oldest", "components", "newest")]
+    assert oldest < ours < newest
 
 
 def test_a_program_that_is_not_there_is_said_so() -> None:

@@ -10,12 +10,14 @@ import subprocess
 import sys
 import urllib.request
 from asyncio.subprocess import PIPE
+from pathlib import Path
 
 import pytest
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from shared.model.errors import InputError, MachineError, NotFoundError, RefusedError
+from shared.model.version import VERSION
 from shared.model.wire.sidecar_admin import (
     SOCKET_PREFIX,
     Answer,
@@ -28,10 +30,14 @@ from shared.model.wire.sidecar_admin import (
     SidecarConnections,
 )
 from shared.runtime.sidecar_socket import ask_sidecar, choose_sidecar, list_sidecars
+from shared.runtime.sinks import LineSink
 from shared.runtime.tasks import Tasks
 from sidecar.administration import answers, metrics
 from sidecar.administration.local_socket import MAX_CLIENTS, AdminSocket, check_peer, open_admin_listener
-from sidecar.native.engine import load
+from sidecar.control.uplink import Uplink
+from sidecar.events import Events
+from sidecar.native.engine import current_workers, load
+from sidecar.probing.life import Life
 from tests.free_ports import free_port
 from tests.sidecar.little_ca import LittleCA, until
 from tests.sidecar.runtime.whole_sidecar import SERVER, run_client, sidecar
@@ -137,6 +143,19 @@ def _check_answers(name: str) -> None:
     told = subprocess.run([*asked[:-1], "nobody"], capture_output=True, timeout=180, check=False)
     assert (told.returncode, told.stdout) == (4, b"")
     assert b"[not_found]" in told.stderr
+
+
+async def test_the_page_names_the_release_and_the_engine_that_moves_bytes(engine: str, tmp_path: Path) -> None:
+    """Also before the sidecar has joined, when there is little else to tell."""
+    with (tmp_path / "events").open("wb") as file:
+        sink = LineSink(file.fileno())
+        uplink, events = Uplink(is_join_repeatable=False), Events(sink)
+        page = metrics.Metrics(Life(), uplink=uplink, events=events, take_max_lag_s=lambda: 0.0).render().decode()
+        sink.close(timeout_s=30)
+    found = {each.name: each for each in text_string_to_metric_families(page)}
+    [info] = found["touchmark_sidecar_info"].samples
+    assert (info.labels, info.value) == ({"version": VERSION, "engine": engine}, 1)
+    assert read_one(found, "workers") == (0 if engine == "python" else current_workers())
 
 
 async def test_the_socket_refuses_other_users_and_what_is_no_question() -> None:
