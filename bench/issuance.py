@@ -25,7 +25,7 @@ from typing import Final
 import uvloop
 from websockets.asyncio.client import ClientConnection
 
-from bench.accounting import read_usage
+from bench.accounting import Usage, family, read_usage
 from bench.errors import BenchError
 from bench.figures import percentile
 from bench.subjects.touchmark import RunningCA, run_ca
@@ -74,7 +74,6 @@ async def measure(*cas: RunningCA, clients: int, duration_s: float, others: int 
         BenchError: the CA refused or didn't answer, or its own count differs.
     """
     requests = [make_key_request().csr for _ in range(_REQUESTS)]
-    pids = [ca.pid for ca in cas]
     async with contextlib.AsyncExitStack() as stack:
         admins = [await stack.enter_async_context(AdminClient(ca.admin_socket)) for ca in cas]
         streams = [
@@ -83,12 +82,12 @@ async def measure(*cas: RunningCA, clients: int, duration_s: float, others: int 
             )
             for number in range(clients)
         ]
-        before, own_before = read_usage(pids), time.process_time()
+        before, own_before = _read_usage(cas), time.process_time()
         started = time.perf_counter()
         ask = [_ask(stream, number, requests, started + duration_s) for number, stream in enumerate(streams)]
         latencies = [latency for each in await asyncio.gather(*ask) for latency in each]
         elapsed_s = time.perf_counter() - started
-        after, own_after = read_usage(pids), time.process_time()
+        after, own_after = _read_usage(cas), time.process_time()
         for stream in streams:
             await stream.close()
         alive = (await admins[0].get_status()).certificates_alive
@@ -103,6 +102,11 @@ async def measure(*cas: RunningCA, clients: int, duration_s: float, others: int 
         clients_cpu_us=(own_after - own_before) * 1e6 / len(latencies),
         issued=len(latencies),
     )
+
+
+def _read_usage(cas: Sequence[RunningCA]) -> Usage:
+    """Return what the CAs have used, each with its signing process, while that lives."""
+    return read_usage([pid for ca in cas for pid in family(ca.pid)])
 
 
 async def enrol(ca: RunningCA, admin: AdminClient, *, workload: str, instance: str) -> ClientConnection:
@@ -153,6 +157,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--duration", type=float, default=5.0, help="seconds (default: 5)")
     parser.add_argument("--database", default="", help="URL of an empty PostgreSQL database (default: SQLite)")
     parser.add_argument("--processes", type=int, default=1, help="of the CA, on that database (default: 1)")
+    parser.add_argument("--signing-process", default="auto", help="auto (default), on or off: as the CA's option")
     options = parser.parse_args(arguments)
     if options.processes > 1 and not options.database:
         parser.error("several processes share a --database")
@@ -161,7 +166,12 @@ def main(arguments: Sequence[str]) -> int:
             directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="touchmark-bench-")))
             cas = [
                 stack.enter_context(
-                    run_ca(directory, database=options.database, name=f"ca-{number}" if number else "ca")
+                    run_ca(
+                        directory,
+                        database=options.database,
+                        name=f"ca-{number}" if number else "ca",
+                        options=["--signing-process", options.signing_process],
+                    )
                 )
                 for number in range(options.processes)
             ]

@@ -6,21 +6,20 @@ Authentication happens once a stream, in ``ca/authenticate``; what follows is he
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import math
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import msgspec
-from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from ca.allowance import Allowance
 from ca.authority.authorities import Authorities
-from ca.authority.sign import Details, check_lifetime, sign_leaf
-from ca.evidence.csr import check_csr
+from ca.authority.sign import Details, check_lifetime
+from ca.authority.truncation import log_truncation
 from ca.evidence.process import check_process
+from ca.signing.signer import OwnSigner, Signer, Wanted
 from ca.store.ledger import PolicyChangedError
 from ca.store.records import CertificateRecord, JoinGrant
 from ca.store.store import Store
@@ -41,7 +40,7 @@ _MAX_DECIDED = 5
 # A lost answer is asked for again within seconds; by then as many others may have asked.
 _MAX_RECENT = 4_096
 _RECENT_S = 60.0
-# Instance, public key, identity, who approved it, and the authority that is active.
+# Instance, digest of the request, identity, who approved it, and the authority that is active.
 _Asked = tuple[str, bytes, Identity, str, str]
 
 
@@ -70,6 +69,7 @@ class Issuance:
 
     Arguments:
         check_clock: raises ``UnavailableError`` where nothing may be issued by this CA's clock.
+        signer: checks requests and signs; None: this process.
     """
 
     def __init__(
@@ -79,7 +79,9 @@ class Issuance:
         *,
         leaf_lifetime_s: float = 3600.0,
         check_clock: Callable[[], None] = lambda: None,
+        signer: Signer | None = None,
     ) -> None:
+        self._signer = signer if signer is not None else OwnSigner()
         self.store = store
         self.authorities = authorities
         self.leaf_lifetime_s = check_lifetime(leaf_lifetime_s)
@@ -97,10 +99,9 @@ class Issuance:
             IssuanceRefused: the request doesn't hold.
             UnavailableError: the store or the authority doesn't work.
         """
-        public_key = _check(csr_der)
         identity = Identity(trust_domain=self.store.trust_domain, workload=grant.workload, kind=IdentityKind.SIDECAR)
         return await self._issue_once(
-            public_key, identity, instance=grant.instance, evidence=ProgramEvidence(), approval=None, now=now
+            csr_der, identity, instance=grant.instance, evidence=ProgramEvidence(), approval=None, now=now
         )
 
     async def issue_program(
@@ -124,7 +125,7 @@ class Issuance:
         if sidecar_identity.kind is not IdentityKind.SIDECAR:
             raise IssuanceRefused("only a sidecar asks for its programs", reason=Reason.PEER_UNTRUSTED)
         with step("request check"):
-            public_key = _check(csr_der, evidence)
+            _check(evidence)
         for _ in range(_MAX_DECIDED):
             with step("policy check"):
                 policy, kind, approval = await self._decide(sidecar_identity, program, evidence)
@@ -133,7 +134,7 @@ class Issuance:
             )
             try:
                 return await self._issue_once(
-                    public_key, identity, instance=instance, evidence=evidence, approval=approval, now=now,
+                    csr_der, identity, instance=instance, evidence=evidence, approval=approval, now=now,
                     policy_version=policy.state.version,
                 )  # fmt: skip
             except PolicyChangedError:
@@ -182,7 +183,7 @@ class Issuance:
 
     async def _issue_once(
         self,
-        public_key: ec.EllipticCurvePublicKey,
+        csr_der: bytes,
         identity: Identity,
         *,
         instance: str,
@@ -191,7 +192,7 @@ class Issuance:
         now: float,
         policy_version: int | None = None,
     ) -> IssuedChain:
-        """Issue, or give the same answer again: a sidecar asks again with the same key where an answer was lost.
+        """Issue, or give the same answer again: a sidecar asks again by the same request where an answer was lost.
 
         What was decided anew must be the same: identity, approval and the authority that signs.
 
@@ -202,7 +203,7 @@ class Issuance:
         self._check_clock()
         asked = (
             instance,
-            public_key.public_bytes(Encoding.X962, PublicFormat.CompressedPoint),
+            hashlib.sha256(csr_der).digest(),
             identity,
             approval.approved_by if approval is not None else "",
             self.authorities.active.authority_id,
@@ -213,7 +214,7 @@ class Issuance:
             await self._check_version(identity.workload.namespace, policy_version)
             return issued
         self._allowance.take(instance, now=now)
-        work = self._sign_and_record(public_key, identity, instance, evidence, approval, now, policy_version)
+        work = self._sign_and_record(csr_der, identity, instance, evidence, approval, now, policy_version)
         # Not cancelled with the stream that asked: what is in the ledger then is what the next stream is given.
         issuing = self._recent[asked] = asyncio.create_task(work, name=f"issue-once-{instance}")
         issuing.add_done_callback(_note_outcome)
@@ -241,7 +242,7 @@ class Issuance:
 
     async def _sign_and_record(
         self,
-        public_key: ec.EllipticCurvePublicKey,
+        csr_der: bytes,
         identity: Identity,
         instance: str,
         evidence: ProgramEvidence,
@@ -251,7 +252,7 @@ class Issuance:
     ) -> IssuedChain:
         for is_last in (False, True):
             with step("sign"):
-                issued = self._sign(public_key, identity, instance, evidence, approval, now)
+                issued = await self._sign(csr_der, identity, instance, evidence, approval, now)
             try:
                 with step("ledger commit"):
                     await self.store.ledger.record(issued.record, policy_version=policy_version)
@@ -266,9 +267,9 @@ class Issuance:
                 return issued
         raise AssertionError("unreachable")
 
-    def _sign(
+    async def _sign(
         self,
-        public_key: ec.EllipticCurvePublicKey,
+        csr_der: bytes,
         identity: Identity,
         instance: str,
         evidence: ProgramEvidence,
@@ -277,18 +278,22 @@ class Issuance:
     ) -> IssuedChain:
         authority = self.authorities.active
         approved_by = approval.approved_by if approval is not None else ""
-        serial = x509.random_serial_number()
-        leaf = sign_leaf(
-            authority,
-            public_key,
-            identity,
-            serial=serial,
-            now=now,
-            lifetime_s=self.leaf_lifetime_s,
-            details=Details(path=evidence.path[:256], approved_by=approved_by[:128], instance=instance),
-        )
+        try:
+            leaf = await self._signer.sign(
+                authority,
+                Wanted(
+                    csr_der=csr_der,
+                    identity=identity,
+                    now=now,
+                    lifetime_s=self.leaf_lifetime_s,
+                    details=Details(path=evidence.path[:256], approved_by=approved_by[:128], instance=instance),
+                ),
+            )
+        except VerificationError as error:
+            raise IssuanceRefused(error.message, reason=error.reason, hint=error.hint) from error
+        log_truncation(authority.authority_id, now=now, lifetime_s=self.leaf_lifetime_s, end=leaf.not_after)
         record = CertificateRecord(
-            serial=serial,
+            serial=leaf.serial,
             identity=identity,
             authority_id=authority.authority_id,
             instance=instance,
@@ -352,10 +357,8 @@ def _note_outcome(issuing: asyncio.Task[IssuedChain]) -> None:
         issuing.exception()  # Retrieved here as well: its waiter may have been cancelled.
 
 
-def _check(csr_der: bytes, evidence: ProgramEvidence | None = None) -> ec.EllipticCurvePublicKey:
+def _check(evidence: ProgramEvidence) -> None:
     try:
-        if evidence is not None:
-            check_process(evidence)
-        return check_csr(csr_der)
+        check_process(evidence)
     except VerificationError as error:
         raise IssuanceRefused(error.message, reason=error.reason, hint=error.hint) from error

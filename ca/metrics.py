@@ -20,6 +20,7 @@ FAILURES = (
     "mode_notes",
     "object",
     "programs_seen",
+    "signing",
     "trust_config",
     "upkeep",
     "watch",

@@ -58,12 +58,15 @@ def max_connections() -> int:
 
 
 @contextmanager
-def run_ca(directory: Path, *, database: str = "", name: str = "ca") -> Iterator[RunningCA]:
+def run_ca(
+    directory: Path, *, database: str = "", name: str = "ca", options: Sequence[str] = ()
+) -> Iterator[RunningCA]:
     """Start the real CA and end it.
 
     Arguments:
         database: a URL of PostgreSQL; empty: SQLite.
         name: of the process; replicas of one database have a directory in common, and the key-encryption key in it.
+        options: further ones of the CA's.
 
     Raises:
         BenchError: it doesn't start.
@@ -75,7 +78,7 @@ def run_ca(directory: Path, *, database: str = "", name: str = "ca") -> Iterator
             name,
             [
                 own_python(), "-m", "ca", "--data-dir", directory / name, "--kek-file", directory / "kek",
-                "--listen", f"127.0.0.1:{port}", "--admin-socket", admin_socket,
+                "--listen", f"127.0.0.1:{port}", "--admin-socket", admin_socket, *options,
             ],
             environment={"TOUCHMARK_DATABASE_URL": database} if database else None,
         )  # fmt: skip

@@ -28,6 +28,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from ca.authority.authorities import Authorities, ServerSigner
 from ca.authority.published_roots import PublishedRoots
 from ca.authority.sign import sign_server
+from ca.authority.truncation import log_truncation
 from ca.store.records import BACKDATED_S, AuthorityKind
 from shared.model.errors import InputError, UnavailableError
 from shared.model.trust.root_hint import is_hinted, parse_root_hint
@@ -142,6 +143,8 @@ class ServerCertificate:
             now=now,
             lifetime_s=LIFETIME_S,
         )
+        end = certificate.not_valid_after_utc.timestamp()
+        log_truncation(signer.issuer.authority_id, now=now, lifetime_s=LIFETIME_S, end=end)
         context = _make_context()
         # Leaf, issuer and root: a joining sidecar knows only the root's pin and takes the root from here.
         chain = [certificate.public_bytes(Encoding.DER), *signer.chain]
@@ -155,7 +158,7 @@ class ServerCertificate:
             root=signer.root.certificate,
             pin=signer.root.public_key_digest,
             context=context,
-            not_after=certificate.not_valid_after_utc.timestamp(),
+            not_after=end,
         )
 
     def _choose(self, connection: ssl.SSLObject, name: str | None, _context: ssl.SSLContext) -> None:

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Final
 
 import msgspec
-import structlog
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
@@ -34,7 +33,6 @@ AUTHORITY_SHARE: Final = 6  # A leaf lives at most a sixth of its authority's li
 MIN_REMAINING_S: Final = 60.0  # An authority that ends earlier signs nothing.
 _MAX_DETAILS_BYTES: Final = 2048
 _SIGNATURE: Final = ec.ECDSA(hashes.SHA256())
-_log = structlog.get_logger(__name__)
 
 
 class Details(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -85,7 +83,7 @@ def sign_leaf(
 
     Arguments:
         serial: at least 128 random bits.
-        lifetime_s: 300 to 86,400; shortened, and logged, where the authority ends earlier.
+        lifetime_s: 300 to 86,400; shortened where the authority ends earlier.
 
     Raises:
         InputError: the lifetime is out of its bounds.
@@ -209,10 +207,6 @@ def _find_end(authority: Authority, now: float, lifetime_s: float) -> float:
         raise UnavailableError(
             f"the issuing authority {record.authority_id} has ended, or nearly",
             hint="`touchmark ca rotate issuer --force`",
-        )
-    if end < now + lifetime_s:
-        _log.warning(
-            "leaf_truncated", authority=record.authority_id, wanted_s=lifetime_s, given_s=round(end - now), end=end
         )
     return end
 

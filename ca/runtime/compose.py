@@ -32,7 +32,9 @@ from ca.rotation.gates import ActivationGate, Pace, RetirementGate
 from ca.rotation.rotation import Rotation
 from ca.runtime.data_directory import HeldDirectory
 from ca.runtime.listeners import Listeners
-from ca.settings.configuration import Configuration
+from ca.settings.configuration import Configuration, SigningProcessMode
+from ca.signing.process import SigningProcess
+from ca.signing.processors import count_processors
 from ca.store.store import Store
 from ca.tracing import Tracer
 from shared.model.policy.decision import DecisionRecord
@@ -43,6 +45,8 @@ if TYPE_CHECKING:  # Its client library takes 20 MiB, and is loaded in clusters 
 # By then every replica has noticed what another has changed (``ca/distribution/replica_sync.py`` looks once a second),
 # and a sidecar's handshakes are over that began before it installed the bundle.
 SETTLING_S: Final = 5.0
+# The event loop's, and one for signing.
+_PROCESSORS: Final = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +75,7 @@ class RunningCA:
     authorities: Authorities
     server_certificate: ServerCertificate
     issuance: Issuance
+    signing: SigningProcess | None
     rotation: Rotation
     hub: Hub
     foreign: ForeignTrust
@@ -129,6 +134,7 @@ async def compose(
     counts = EdgeCounts(metrics) if configuration.edge_metrics else None
     forwarders = make_forwarders(configuration, metrics=metrics, instance=socket.gethostname())
     spans = make_span_forwarder(configuration, metrics=metrics, instance=socket.gethostname())
+    signing = _make_signing_process(configuration, authorities, metrics)
     return RunningCA(
         configuration=configuration,
         listen=listeners.listen,
@@ -147,7 +153,9 @@ async def compose(
             authorities,
             leaf_lifetime_s=configuration.leaf_lifetime_s,
             check_clock=database_clock.require_near,
+            signer=signing,
         ),
+        signing=signing,
         rotation=rotation,
         hub=hub,
         foreign=await ForeignTrust.open(store, on_change=hub.publish_foreign_trust),
@@ -177,6 +185,22 @@ def _tell(
     view.tell_refusals(records)
     for each in forwarders:
         each.offer(records)
+
+
+def _make_signing_process(
+    configuration: Configuration, authorities: Authorities, metrics: Metrics
+) -> SigningProcess | None:
+    """Return what signs beside this process, if anything does: on one processor it would only take turns with it."""
+    mode = configuration.signing_process
+    if mode is SigningProcessMode.OFF or (mode is SigningProcessMode.AUTO and count_processors() < _PROCESSORS):
+        return None
+    signing = SigningProcess(
+        lambda: authorities.active,
+        is_always=mode is SigningProcessMode.ON,
+        note_lost=metrics.failures.labels(where="signing").inc,
+    )
+    authorities.on_change(signing.note_authorities)
+    return signing
 
 
 def _make_rotation(

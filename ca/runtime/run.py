@@ -151,6 +151,8 @@ async def _start(stack: contextlib.AsyncExitStack, ca: RunningCA, cluster: Clust
         clock=ca.clock,
     )
     upkeep.start(tasks)
+    if ca.signing is not None:
+        tasks.spawn(ca.signing.run(), name="signing")
     tasks.spawn(ca.rotation.run(), name="rotation")
     for each in ca.forwarders:
         tasks.spawn(each.run(), name="forwarding")

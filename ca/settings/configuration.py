@@ -10,6 +10,7 @@ import ipaddress
 import math
 import re
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 
 from shared.model.errors import InputError
@@ -33,6 +34,14 @@ DEFAULT_TRUST_DELAY_S = 120.0
 _MAX_UNIX_PATH_BYTES = 107  # unix(7): sun_path holds 108 bytes with the final zero.
 
 
+class SigningProcessMode(StrEnum):
+    """When there is a signing process: while there is much to sign and a processor for it, always, or never."""
+
+    AUTO = "auto"
+    ON = "on"
+    OFF = "off"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Configuration:
     """The CA's options.
@@ -46,6 +55,7 @@ class Configuration:
         decisions_max_age_s, decisions_max_rows, decisions_max_bytes: what of the decisions is kept.
         edges_max_age_s, edges_max_bytes: what of the edges (who talked to whom, by hour) is kept.
         max_streams: sidecars at once.
+        signing_process: when requests are checked and certificates signed beside the CA's own process.
         lock_wait_s: how long a start waits for another CA to leave the data directory. In a cluster a pod is replaced
             while the former one ends (30 s), and the startup probe gives the new one 60 s.
         database: URL of a PostgreSQL database that several replicas share; empty: SQLite in ``data_dir``.
@@ -90,6 +100,7 @@ class Configuration:
     edges_max_age_s: float = 30 * 86_400.0
     edges_max_bytes: int = 256 * 1024 * 1024
     max_streams: int = 10_000
+    signing_process: SigningProcessMode = SigningProcessMode.AUTO
     lock_wait_s: float = 45.0
     log_level: str = "info"
     database: str = field(default="", repr=False)  # It may hold a password.

@@ -12,7 +12,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from ca.settings.configuration import Configuration, format_endpoint, parse_endpoint
+from ca.settings.configuration import Configuration, SigningProcessMode, format_endpoint, parse_endpoint
 from shared.model.errors import InputError
 from shared.model.kubernetes.contract import CA_SERVICE, STREAM_PORT
 from shared.runtime.paths import ADMIN_SOCKET_VARIABLE, default_admin_socket, default_data_dir, default_kek_file
@@ -116,6 +116,11 @@ SETTINGS = (
     Setting(
         name="max_streams", options=("--max-streams",), metavar="NUMBER", parse=int,
         default=str(_DEFAULTS["max_streams"]), help="sidecars connected at once",
+    ),
+    Setting(
+        name="signing_process", options=("--signing-process",), choices=tuple(SigningProcessMode),
+        parse=SigningProcessMode, default=_DEFAULTS["signing_process"],
+        help="sign in a process of its own: `auto`, while there is much to sign and a second processor; `on`; `off`",
     ),
     Setting(
         name="lock_wait_s", options=("--lock-wait-s",), metavar="SECONDS", parse=float,

@@ -7,7 +7,13 @@ from pathlib import Path
 import pytest
 
 from ca.authority.sign import MAX_LIFETIME_S, MIN_LIFETIME_S
-from ca.settings.configuration import LEAF_LIFETIME_RANGE_S, Configuration, format_endpoint, parse_endpoint
+from ca.settings.configuration import (
+    LEAF_LIFETIME_RANGE_S,
+    Configuration,
+    SigningProcessMode,
+    format_endpoint,
+    parse_endpoint,
+)
 from ca.settings.settings import SETTINGS, parse_arguments
 from shared.model.errors import IdentityError, InputError
 
@@ -31,6 +37,7 @@ def test_each_option_arrives(tmp_path: Path) -> None:
     )
     words += " --name 198.18.0.1 --trust-domain shop.test --leaf-lifetime-s 600 --rotation-minimum-wait-s 5"
     words += " --trust-delay-s 7 --decisions-max-age-s 60 --decisions-max-rows 9 --max-streams 3 --log-level debug"
+    words += " --signing-process on"
     assert parse_arguments(words.split()) == Configuration(
         data_dir=tmp_path / "d",
         kek_file=tmp_path / "k",
@@ -46,12 +53,21 @@ def test_each_option_arrives(tmp_path: Path) -> None:
         decisions_max_rows=9,
         max_streams=3,
         log_level="debug",
+        signing_process=SigningProcessMode.ON,
     )
 
 
 @pytest.mark.parametrize(
     "words",
-    ["--colour red", "--listen here", "--max-streams many", "--log-level loud", "--data", "--trust-domain Not_One"],
+    [
+        "--colour red",
+        "--listen here",
+        "--max-streams many",
+        "--log-level loud",
+        "--signing-process perhaps",
+        "--data",
+        "--trust-domain Not_One",
+    ],
 )
 def test_an_option_that_cannot_be_is_an_error_of_ours(words: str) -> None:
     with pytest.raises((InputError, IdentityError)) as caught:

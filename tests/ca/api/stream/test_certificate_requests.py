@@ -30,8 +30,12 @@ async def test_a_refusal_says_why_and_the_stream_goes_on(services: RunningCA) ->
     async with FakeSidecar(services) as client:
         await client.enrol("a")
         await services.store.namespaces.set_mode("shop", Mode.EXPLICIT)
-        for number, csr, reason in ((1, make_csr()[1], "program_not_approved"), (2, b"nothing", "peer_untrusted")):
-            await client.send(CertificateRequest(request=number, csr=csr, program=Program(digest="ab" * 32)))
+        program = Program(digest="ab" * 32)
+        for number, csr, asker, reason in (
+            (1, make_csr()[1], program, "program_not_approved"),
+            (2, b"nothing", None, "peer_untrusted"),
+        ):
+            await client.send(CertificateRequest(request=number, csr=csr, program=asker))
             refused = await client.expect(CertificateRefused)
             assert (refused.request, refused.reason) == (number, reason)
         assert services.hub.get("a") is not None
