@@ -306,5 +306,7 @@ class Mesh:
 
 
 def _environment(release: Path) -> dict[str, str]:
-    # Whatever the working directory holds isn't imported: it may be another release's code.
-    return {**os.environ, "PYTHONPATH": str(release), "PYTHONSAFEPATH": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    # Whatever the working directory holds isn't imported: it may be another release's code. What that one's processes
+    # compile stays beside it for the next of them.
+    kept = {} if release != ROOT else {"PYTHONDONTWRITEBYTECODE": "1"}
+    return {**os.environ, "PYTHONPATH": str(release), "PYTHONSAFEPATH": "1", **kept}
