@@ -37,8 +37,41 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="needs root: own network namespaces or capabilities"))
 
 
+# What takes longest for its number of tests, longest first. pytest-xdist starts with what has most tests and would end
+# with these: one worker would still be at the last of them when the others have nothing left.
+_LONG = (
+    "tests/e2e",
+    "tests/kubernetes/test_cli_install.py",
+    "tests/kubernetes/test_admin_access.py",
+    "tests/kubernetes/test_rights.py",
+    "tests/sidecar/pump/test_streams.py",
+    "tests/test_operate_the_ca.py",
+    "tests/ca/rotation/test_rotation_killed.py",
+    "tests/cli/demo/test_story.py",
+    "tests/test_tutorial.py",
+    "tests/ca/distribution/test_replica_sync.py",
+    "tests/bench/soak/test_soak.py",
+    "tests/cli/demo/test_run.py",
+    "tests/ca/runtime/test_offline.py",
+    "tests/sidecar/runtime/test_serve.py",
+    "tests/ca/test_main.py",
+    "tests/ca/backup/test_export.py",
+    "tests/ca/distribution/test_replicas_killed.py",
+    "tests/releases/test_database.py",
+    "tests/sidecar/tunnel/test_gone_peer.py",
+)
+
+
 class Scheduling(LoadScopeScheduling):  # type: ignore[misc]  # pytest-xdist has no types.
-    """Which tests stay together on one worker: a file's, and all that share the end-to-end mesh."""
+    """Which tests come first, and stay together on one worker: a file's, and all that share the end-to-end mesh."""
+
+    def schedule(self) -> None:
+        is_first = self.collection is None
+        super().schedule()
+        if is_first:
+            for scope in reversed(_LONG):
+                if scope in self.workqueue:
+                    self.workqueue.move_to_end(scope, last=False)
 
     def _split_scope(self, nodeid: str) -> str:
         path = nodeid.split("::", 1)[0]
