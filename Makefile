@@ -3,6 +3,8 @@ SHELL := /bin/bash
 VENV ?= .venv
 JOBS ?= 3
 BIN := $(VENV)/bin
+# An image may say that compiled modules aren't kept: each process of the tests would then compile them again.
+unexport PYTHONDONTWRITEBYTECODE
 SOURCES := ca cli sidecar shared tests bench scripts
 
 .DEFAULT_GOAL := help
