@@ -33,11 +33,11 @@ healths, lock, changed, asked = health.HealthServicer(), threading.Lock(), threa
 def note(kind, path="", headers={}):
     entry = {"kind": kind, "path": path, "host": headers.get("Host", ""), "probe": headers.get("X-Probe", ""),
              "agent": headers.get("User-Agent", ""), "time": time.monotonic()}
+    with lock:  # Before anyone goes on for it: /stop's answer lets the kubelet end this program.
+        print(json.dumps(entry), flush=True)
     with changed:
         asked.append(entry)
         changed.notify_all()
-    with lock:
-        print(json.dumps(entry), flush=True)
 
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
