@@ -11,7 +11,7 @@ What this does *not* decide: whether a sidecar may register an address (the stor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 
 from ca.store.records import SidecarRecord
 from shared.model.wire.messages import DirectoryEntry
@@ -30,6 +30,10 @@ class Directory:
         self._entries: dict[str, DirectoryEntry] = {}
         self._owners: dict[str, str] = {}
         self._of_instance: dict[str, set[str]] = {}  # The same, the other way round.
+        # In the order of these numbers: who registered since the last reading that was put in began, and that reading.
+        self._number = 0
+        self._registered: dict[str, int] = {}
+        self._refreshed = 0
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -40,7 +44,40 @@ class Directory:
 
     def register(self, sidecar: SidecarRecord) -> list[str]:
         """Put a sidecar's addresses in; those that it no longer registers go. A pod's are the API server's to name."""
-        wanted = {normalise_address(address) for address in sidecar.addresses if not sidecar.pod_uid}
+        if not sidecar.pod_uid:
+            self._registered[sidecar.instance] = self._take_number()
+        return self._put(sidecar)
+
+    def begin_refresh(self) -> int:
+        """Return a number for ``refresh``; called before the live sidecars are read."""
+        return self._take_number()
+
+    def refresh(self, live: Iterable[SidecarRecord], *, begun: int) -> list[str]:
+        """Make the directory what the live sidecars registered; called with ``store.sidecars.list_live``.
+
+        Who registered while they were read may be missing among them, and stays as it is: else nobody would be at its
+        address until the next time. What was read before the last reading that was put in changes nothing.
+
+        Arguments:
+            begun: what ``begin_refresh`` returned.
+        """
+        if begun < self._refreshed:
+            return []
+        self._refreshed = begun
+        self._registered = {instance: number for instance, number in self._registered.items() if number > begun}
+        taken = {address for instance in self._registered for address in self._of_instance.get(instance, ())}
+        sidecars = [each for each in live if not each.pod_uid and each.instance not in self._registered]
+        changed: list[str] = []
+        # The last registrant wins, as in the store, so that a restarted sidecar's old instance doesn't take back.
+        for sidecar in sorted(sidecars, key=lambda sidecar: sidecar.last_seen):
+            changed += self._put(sidecar, but=taken)
+        kept = {normalise_address(address) for sidecar in sidecars for address in sidecar.addresses} | taken
+        changed += [address for address in list(self._entries) if address not in kept and self._remove(address)]
+        return list(dict.fromkeys(changed))
+
+    def _put(self, sidecar: SidecarRecord, *, but: Set[str] = frozenset()) -> list[str]:
+        """Put in what a sidecar has registered, but for addresses that others have taken since."""
+        wanted = {normalise_address(address) for address in sidecar.addresses if not sidecar.pod_uid} - but
         former = self._of_instance.get(sidecar.instance, set()) - wanted
         changed = [address for address in sorted(former) if self._remove(address)]
         for address in sorted(wanted):
@@ -56,16 +93,9 @@ class Directory:
                 changed.append(address)
         return changed
 
-    def refresh(self, live: Iterable[SidecarRecord]) -> list[str]:
-        """Make the directory what the live sidecars registered; called with ``store.sidecars.list_live``."""
-        sidecars = sorted((each for each in live if not each.pod_uid), key=lambda sidecar: sidecar.last_seen)
-        changed: list[str] = []
-        # The last registrant wins, as in the store, so that a restarted sidecar's old instance doesn't take back.
-        for sidecar in sidecars:
-            changed += self.register(sidecar)
-        kept = {normalise_address(address) for sidecar in sidecars for address in sidecar.addresses}
-        changed += [address for address in list(self._entries) if address not in kept and self._remove(address)]
-        return list(dict.fromkeys(changed))
+    def _take_number(self) -> int:
+        self._number += 1
+        return self._number
 
     def _own(self, address: str, instance: str) -> None:
         if self._owners.get(address) != instance:

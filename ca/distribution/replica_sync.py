@@ -90,8 +90,9 @@ class ReplicaSync:
         if marks.namespaces != seen.namespaces:
             await self._announce_namespaces()
         if marks.registrations != seen.registrations:
+            begun = self._hub.directory.begin_refresh()
             live = await self._store.sidecars.list_live(now=self._clock(), with_evicted=True)
-            self._hub.publish_addresses(self._hub.directory.refresh(live))
+            self._hub.publish_addresses(self._hub.directory.refresh(live, begun=begun))
             await self._end_moved()
         if marks.foreign != seen.foreign:
             await self._foreign.reload()

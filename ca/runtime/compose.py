@@ -130,7 +130,8 @@ async def compose(
     )
     server_certificate.renew(now=now)
     hub = Hub(directory=Directory(find_vouched=view.find_entry), metrics=metrics)
-    hub.directory.refresh(await store.sidecars.list_live(now=now, with_evicted=True))
+    begun = hub.directory.begin_refresh()
+    hub.directory.refresh(await store.sidecars.list_live(now=now, with_evicted=True), begun=begun)
     counts = EdgeCounts(metrics) if configuration.edge_metrics else None
     forwarders = make_forwarders(configuration, metrics=metrics, instance=socket.gethostname())
     spans = make_span_forwarder(configuration, metrics=metrics, instance=socket.gethostname())

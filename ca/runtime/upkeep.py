@@ -165,8 +165,9 @@ class Upkeep:
             await self._store.history.end_due_trials(now=self._clock())
 
     async def _refresh_directory(self) -> None:
+        begun = self._hub.directory.begin_refresh()
         live = await self._store.sidecars.list_live(now=self._clock(), with_evicted=True)
-        self._hub.publish_addresses(self._hub.directory.refresh(live))
+        self._hub.publish_addresses(self._hub.directory.refresh(live, begun=begun))
 
     async def _prune(self) -> None:
         if not self._is_leader():

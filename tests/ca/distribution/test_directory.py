@@ -20,6 +20,10 @@ def make_sidecar(instance: str, *addresses: str, account: str = "web", seen: flo
     )
 
 
+def refresh(directory: Directory, *live: SidecarRecord) -> list[str]:
+    return directory.refresh(live, begun=directory.begin_refresh())
+
+
 def test_nobody_is_at_an_unknown_address() -> None:
     assert Directory(find_vouched=NoCluster().find_entry).get("198.18.0.2") == DirectoryEntry(address="198.18.0.2")
 
@@ -59,8 +63,26 @@ def test_refreshing_drops_the_dead_and_the_last_seen_wins() -> None:
     directory = Directory(find_vouched=NoCluster().find_entry)
     directory.register(make_sidecar("dead", "198.18.0.9"))
     live = [make_sidecar("new", "198.18.0.2", account="db", seen=2.0), make_sidecar("old", "198.18.0.2", seen=1.0)]
-    assert set(directory.refresh(live)) == {"198.18.0.2", "198.18.0.9"}
+    assert set(refresh(directory, *live)) == {"198.18.0.2", "198.18.0.9"}
     assert directory.get("198.18.0.2").service_account == "db"
     assert directory.get("198.18.0.9").namespace == ""
     assert len(directory) == 1
-    assert directory.refresh([make_sidecar("new", "198.18.0.2", account="db", seen=2.0)]) == []
+    assert refresh(directory, make_sidecar("new", "198.18.0.2", account="db", seen=2.0)) == []
+
+
+def test_who_registers_while_the_live_ones_are_read_stays() -> None:
+    """Read before it came, they don't have it: nobody would be at its address until they are read again."""
+    directory = Directory(find_vouched=NoCluster().find_entry)
+    before = [make_sidecar("old", "198.18.0.2", "198.18.0.3")]
+    assert refresh(directory, *before) == ["198.18.0.2", "198.18.0.3"]
+    begun = directory.begin_refresh()
+    assert directory.register(make_sidecar("new", "198.18.0.3", "198.18.0.4", account="db")) == [
+        "198.18.0.3", "198.18.0.4",
+    ]  # fmt: skip
+    assert directory.register(make_sidecar("old", "198.18.0.5")) == ["198.18.0.2", "198.18.0.5"]
+    after = [make_sidecar("new", "198.18.0.3", "198.18.0.4", account="db"), make_sidecar("old", "198.18.0.5")]
+    for listed, number in ((before, begun), (after, directory.begin_refresh()), (before, begun)):
+        assert directory.refresh(listed, begun=number) == []
+        assert [directory.get(f"198.18.0.{each}").service_account for each in (2, 3, 4, 5)] == ["", "db", "db", "web"]
+    assert refresh(directory, *after[:1]) == ["198.18.0.5"], "it has died since"
+    assert directory._registered == {}, "what is remembered is bounded"
