@@ -1,7 +1,9 @@
 """``python -m bench.store [--rows N] [--database URL]``: how long each question takes among a million rows a table.
 
-By the clock, and this process's CPU (PostgreSQL's own isn't in it). One row for each question, the slowest first. All
-is asked as the CA asks: SQLite hasn't counted its rows, PostgreSQL has (its autovacuum does that).
+One row for each question, the slowest first, in ms: by the clock; its longest statement or page by the clock (an answer
+may have several); the CPU of this process and, on the same machine, of PostgreSQL; and for how long the event loop's
+thread computed in one go at most, as in ``bench.stalls``. All is asked as the CA asks: SQLite hasn't counted its rows,
+PostgreSQL has (its autovacuum does that).
 """
 
 from __future__ import annotations
@@ -12,14 +14,19 @@ import statistics
 import tempfile
 import time
 from collections.abc import Sized
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Final
 
-from bench.store.asked import list_questions
-from bench.store.rows import analyse, fill
+from bench.stalls import watch
+from bench.store.asked import Question, list_questions
+from bench.store.longest import Longest, hearing
+from bench.store.rows import fill
+from bench.store.server import Server, looking_at
 from ca.store.store import Store
 
 _ROUNDS: Final = 7
+_BOUND_MS: Final = 50.0
 
 
 async def measure(where: str | Path, rows: int, *, chosen: str = "") -> None:
@@ -28,33 +35,49 @@ async def measure(where: str | Path, rows: int, *, chosen: str = "") -> None:
     now = time.time()
     store = await Store.open(where, trust_domain="touchmark.local")
     try:
-        known = await store.ledger.list_lines()
-        if not known:
-            began = time.perf_counter()
-            filled = await fill(store.database, rows, now=now)
-            if not store.database.is_sqlite:
-                await analyse(store.database)
-            print(f"filled in {time.perf_counter() - began:.0f} s: {filled}", flush=True)
-        else:
-            now = known[0].issued
-        lines = []
-        for name, ask in list_questions(now=now).items():
-            if chosen not in name:
-                continue
-            times, cpu, found = [], [], ""
-            for _ in range(_ROUNDS):
-                began, cpu_began = time.perf_counter(), time.process_time()
-                answer = await ask(store)
-                times.append((time.perf_counter() - began) * 1000)
-                cpu.append((time.process_time() - cpu_began) * 1000)
-                found = str(len(answer)) if isinstance(answer, Sized) else ""
-            middle = statistics.median(times)
-            line = f"{name:50} {found:>6}  median {middle:8.1f} ms  worst {max(times):8.1f} ms"
-            lines.append((middle, f"{line}  CPU {statistics.median(cpu):8.1f} ms"))
+        async with nullcontext() if store.database.is_sqlite else looking_at(str(where)) as server:
+            known = await store.ledger.list_lines()
+            if not known:
+                began = time.perf_counter()
+                filled = await fill(store.database, rows, now=now)
+                if server is not None:
+                    await server.vacuum()
+                print(f"filled in {time.perf_counter() - began:.0f} s: {filled}", flush=True)
+            else:
+                now = known[0].issued
+            lines = []
+            with hearing(store.database) as longest:
+                for name, ask in list_questions(now=now).items():
+                    if chosen in name:
+                        lines.append(await _ask(store, name, ask, longest, server))
         for _, line in sorted(lines, reverse=True):
             print(line)
     finally:
         await store.close()
+
+
+async def _ask(store: Store, name: str, ask: Question, longest: Longest, server: Server | None) -> tuple[float, str]:
+    """Return a question's median in ms, and its line, with the longest statement where that is above the bound."""
+    times, cpu, served, statements, found = [], [], [], [], ""
+    await ask(store)  # So that connections are there.
+    longest.take()
+    for _ in range(_ROUNDS):
+        served_before = await server.measure_cpu_ms() if server is not None else 0.0
+        began, cpu_began = time.perf_counter(), time.process_time()
+        answer = await ask(store)
+        times.append((time.perf_counter() - began) * 1000)
+        cpu.append((time.process_time() - cpu_began) * 1000)
+        served.append((await server.measure_cpu_ms() if server is not None else 0.0) - served_before)
+        statements.append(longest.take())
+        found = str(len(answer)) if isinstance(answer, Sized) else ""
+    held = await watch(ask(store))
+    median, statement = statistics.median(times), statistics.median(each for each, _ in statements)
+    line = f"{name:50} {found:>6}  median {median:7.1f}  worst {max(times):7.1f}  statement {statement:6.1f}"
+    line += f"  CPU {statistics.median(cpu):6.1f}  server {statistics.median(served):6.1f}"
+    line += f"  loop {held['longest_own_ms']:5.1f}"
+    if statement > _BOUND_MS:
+        line += f"\n    {' '.join(max(statements)[1].split())[:300]}"
+    return median, line
 
 
 def main() -> None:

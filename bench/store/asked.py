@@ -10,12 +10,15 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from ca.store.records import DecisionFilter, LedgerFilter
 from ca.store.store import Store
-from shared.model.identity.identity import Workload
+from shared.model.identity.identity import Identity, IdentityKind, Workload
+from shared.model.identity.program import Program, parse_program
 from shared.model.policy.reasons import Reason
 
 _WEB = Workload(namespace="ns7", service_account="web")
 _W7 = Workload(namespace="ns7", service_account="w7")
 _NOBODYS = "sha256:" + "ff" * 32
+# As they are filled: of namespace 7 each workload has 256, one after another.
+_SEEN = [(f"w{i}", parse_program(f"sha256:{5120 * i + 7 + 20 * j:064d}")) for i in range(50) for j in range(2)]
 Question = Callable[[Store], Awaitable[object]]
 
 
@@ -49,11 +52,21 @@ def _ask_ledger(now: float, old: float, hour: float) -> Mapping[str, Question]:
         "ledger: a workload": lambda s: s.ledger.list_lines(LedgerFilter(workload=_WEB)),
         "ledger: a workload, what is alive": lambda s: s.ledger.list_lines(LedgerFilter(workload=_WEB, alive_at=now)),
         "ledger: a digest, since": lambda s: s.ledger.list_lines(LedgerFilter(digest=f"{7:064d}", since=now - hour)),
+        "ledger: a workload, nobody's digest": lambda s: s.ledger.list_lines(
+            LedgerFilter(workload=_WEB, digest=_NOBODYS.removeprefix("sha256:"))
+        ),
+        "ledger: whether a workload ever had a program": lambda s: s.ledger.has_any(
+            _WEB, [_identify(parse_program(_NOBODYS))]
+        ),
         "ledger: an hour": lambda s: s.ledger.list_lines(LedgerFilter(since=old, until=old + hour)),
         "ledger: one number": lambda s: s.ledger.get(7),
         "ledger: the number that is alive": lambda s: s.ledger.count_alive(now=now),
         "ledger: forget": lambda s: s.ledger.prune(expired_before=now - 1e9),
     }
+
+
+def _identify(program: Program) -> Identity:
+    return Identity(trust_domain="touchmark.local", workload=_WEB, kind=IdentityKind.PROGRAM, program=program)
 
 
 def _ask_decisions(now: float, old: float) -> Mapping[str, Question]:
@@ -131,8 +144,12 @@ def _ask_others(now: float, old: float) -> Mapping[str, Question]:
         "join tokens: forget": lambda s: s.join_tokens.prune(expired_before=now - 1e9),
         "renewal keys: one": lambda s: s.renewal_keys.has("s7"),
         "renewal keys: forget": lambda s: s.renewal_keys.prune(spent_before=now - 1e9),
+        "programs seen: a namespace": lambda s: s.sightings.list_newest("ns7"),
+        "programs seen: all": lambda s: s.sightings.list_newest(),
+        "programs seen: a hundred of fifty workloads": lambda s: s.sightings.list_of("ns7", _SEEN),
         "programs seen: forget": lambda s: s.sightings.prune(now=now - 1e9),
         "programs refused: a namespace": lambda s: s.refusals.list_all("ns7"),
+        "programs refused: all": lambda s: s.refusals.list_all(),
         "generations: a namespace": lambda s: s.history.list_generations("ns7", limit=20),
         "replicas: what has changed": lambda s: s.replicas.read_marks(),
     }
@@ -141,6 +158,7 @@ def _ask_others(now: float, old: float) -> Mapping[str, Question]:
 def _ask_sidecars(now: float) -> Mapping[str, Question]:
     return {
         "sidecars: those that are alive": lambda s: s.sidecars.list_live(now=now),
+        "sidecars: all": lambda s: s.sidecars.list_all(),
         "sidecars: names of those that are alive": lambda s: s.sidecars.list_live_instances(now=now),
         "sidecars: one": lambda s: s.sidecars.get("s7"),
         "sidecars: forget": lambda s: s.sidecars.delete_silent(silent_since=now - 1e9, now=now),

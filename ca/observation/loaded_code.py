@@ -16,6 +16,7 @@ from typing import Final
 import msgspec
 
 from ca.observation.judging import judge
+from ca.store.programs_seen.sightings import MAX_ASKED
 from ca.store.store import Store
 from shared.model.adoption.blockers import Blocker
 from shared.model.adoption.fixes import advise
@@ -31,9 +32,6 @@ from shared.model.policy.reasons import Reason
 from shared.model.policy.rules import Approval, Direction, NamespaceState
 
 _SHOWN_DIGITS: Final = 19  # ``sha256:`` and twelve digits.
-# What is told of one may be 200 KiB.
-_AT_ONCE: Final = 100
-
 _Key = tuple[str, Program]
 
 
@@ -83,8 +81,8 @@ async def compare_loaded(
         return CodeFinding()
     policy = await judge(lambda _: compile_namespace(state))
     blockers, unknowns = list[Blocker](), list[str]()
-    for begin in range(0, len(checked), _AT_ONCE):
-        keys = checked[begin : begin + _AT_ONCE]
+    for begin in range(0, len(checked), MAX_ASKED):
+        keys = checked[begin : begin + MAX_ASKED]
         sightings = await store.sightings.list_of(state.namespace, keys)
         part = await judge(partial(_compare, policy, keys, sightings, approvals, serving, since))
         blockers += part.blockers

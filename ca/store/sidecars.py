@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import ColumnElement, Double, bindparam, delete, exists, func, or_, select, update
+from sqlalchemy import ColumnElement, Double, Table, bindparam, delete, exists, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ca.store.audit.audit_log import append_audit
@@ -37,6 +37,8 @@ from shared.model.wire.registration import check_registration, normalise_address
 _addresses: Final = msgspec.json.Decoder(tuple[str, ...])
 _labels: Final = msgspec.json.Decoder(dict[str, str])
 _IS_POD: Final = evicted_sidecars.c.pod_uid != ""
+# Sidecars in one statement; an answer has several.
+_LOOKED_AT_ONCE: Final = 1_000
 # Of a replica whose last sign of life is older than two of its beats it isn't known whether its streams are open.
 _REPLICA_BEATS_S: Final = 12.0
 
@@ -52,13 +54,6 @@ def _live(now: float, *, with_evicted: bool) -> tuple[ColumnElement[bool], ...]:
     return _is_live(now), sidecars.c.instance.not_in(select(evicted_sidecars.c.instance))
 
 
-_ALL_ADDRESSES: Final = select(sidecar_addresses.c.address, sidecar_addresses.c.instance).order_by(
-    sidecar_addresses.c.address
-)
-_ALL_INSTALLED: Final = select(
-    installed_namespaces.c.instance, installed_namespaces.c.namespace, installed_namespaces.c.version
-)
-_ALL_EVICTED: Final = select(evicted_sidecars.c.instance, evicted_sidecars.c.evicted)
 _OF_INSTANCE: Final = sidecars.c.instance == bindparam("of_instance")
 _BY_INSTANCE: Final = Prepared(select(sidecars).where(sidecars.c.instance == bindparam("instance")))
 _LOCK: Final = Prepared(select(sidecars).where(sidecars.c.instance == bindparam("instance")).with_for_update())
@@ -413,9 +408,17 @@ class Sidecars:
             .order_by(certificates.c.not_after.desc())
             .limit(1)
         )
-        query = select(renewal_keys.c.instance, last.scalar_subquery()).where(renewal_keys.c.spent.is_(None))
+        instance, spent = renewal_keys.c.instance, renewal_keys.c.spent
+        # In the index's whole order, though one column is always the same: PostgreSQL doesn't see that.
+        query = select(instance, last.scalar_subquery()).where(spent.is_(None)).order_by(spent, instance)
+        found: dict[str, float] = {}
         async with self._database.reading() as connection:
-            return {row[0]: row[1] + grace_s for row in await connection.execute(query) if row[1] is not None}
+            rows = (await connection.execute(query.limit(_LOOKED_AT_ONCE))).all()
+            while rows:
+                found.update((row[0], row[1] + grace_s) for row in rows if row[1] is not None)
+                # One sidecar's keys all have the same end: what a portion has of them is enough.
+                rows = (await connection.execute(query.where(instance > rows[-1][0]).limit(_LOOKED_AT_ONCE))).all()
+        return found
 
     async def delete_silent(self, *, silent_since: float, now: float) -> int:
         """Forget sidecars that are not alive and haven't been seen since then; return how many."""
@@ -489,19 +492,48 @@ def _holds_certificate(instance: str, now: float) -> Any:
 async def _read_sidecars(connection: AsyncConnection, *conditions: ColumnElement[bool]) -> list[SidecarRecord]:
     """Return the sidecars for which the conditions hold, by instance.
 
-    There may be thousands: by position, and what most of them share once.
+    There may be thousands: portion by portion, between which the event loop has its turn. In one transaction, so that
+    an address that moves from one to another meanwhile is neither missing nor there twice.
     """
+    found: list[SidecarRecord] = []
+    after = ""  # None has such a name.
+    while True:
+        names = select(sidecars.c.instance).where(sidecars.c.instance > after).order_by(sidecars.c.instance)
+        # Up to the last of a portion, whether the conditions hold for them or not: a few among many would take long.
+        last = await connection.scalar(names.offset(_LOOKED_AT_ONCE - 1).limit(1))
+        found += await _read_portion(connection, after, last, conditions)
+        if last is None:
+            return found
+        after = last
+
+
+async def _read_portion(
+    connection: AsyncConnection, after: str, last: str | None, conditions: Sequence[ColumnElement[bool]]
+) -> list[SidecarRecord]:
+    """Return those behind ``after``, up to ``last``; None: to the end."""
+
+    def list_bounds(table: Table) -> list[ColumnElement[bool]]:
+        bounds = [table.c.instance > after]
+        return bounds if last is None else [*bounds, table.c.instance <= last]
+
+    query = select(sidecars).where(*list_bounds(sidecars), *conditions).order_by(sidecars.c.instance)
+    rows = (await connection.execute(query)).all()
+    if not rows:
+        return []
+    its = sidecar_addresses.c
     addresses: dict[str, list[str]] = {}
-    for address, instance in await connection.execute(_ALL_ADDRESSES):
+    query = select(its.address, its.instance).where(*list_bounds(sidecar_addresses)).order_by(its.instance, its.address)
+    for address, instance in await connection.execute(query):
         addresses.setdefault(instance, []).append(address)
     installed: dict[str, dict[str, int]] = {}
-    for instance, namespace, version in await connection.execute(_ALL_INSTALLED):
+    for instance, namespace, version in await connection.execute(
+        select(installed_namespaces).where(*list_bounds(installed_namespaces))
+    ):
         installed.setdefault(instance, {})[namespace] = version
-    evicted = {row[0]: row[1] for row in await connection.execute(_ALL_EVICTED)}
-    rows = await connection.execute(select(sidecars).where(*conditions).order_by(sidecars.c.instance))
-    return [
-        _sidecar(row, addresses.get(row[0], ()), installed.get(row[0], {}), evicted.get(row[0])) for row in rows.all()
-    ]
+    query = select(evicted_sidecars.c.instance, evicted_sidecars.c.evicted).where(*list_bounds(evicted_sidecars))
+    evicted = {row[0]: row[1] for row in await connection.execute(query)}
+    # By position: a thousand rows' columns by name take longer than all else.
+    return [_sidecar(row, addresses.get(row[0], ()), installed.get(row[0], {}), evicted.get(row[0])) for row in rows]
 
 
 # In the order of the table's columns: a thousand rows' columns by name take longer than all else.

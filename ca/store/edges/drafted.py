@@ -13,6 +13,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
+from operator import itemgetter
 from typing import Any, Final
 
 import msgspec
@@ -25,6 +26,7 @@ from ca.store.edges.sums import prepare_sums
 from ca.store.edges.tables import edge_drafts, edge_reports, edges
 from ca.store.edges.tally import HOUR_S, Addition, Sum
 from ca.store.engine.database import Database
+from ca.store.engine.pages import paging
 from shared.model.policy.decision import DraftVerdict, name_draft
 
 # Rows of one draft: those that sidecars of its own namespace report, and those of others.
@@ -33,6 +35,7 @@ MAX_OTHERS: Final = 10_000
 MAX_LISTED: Final = 20_000
 _PRUNED_AT_ONCE: Final = 2_000
 _LOOKED_AT_ONCE: Final = 10_000
+_PAGE: Final = 1_000
 _NO_EDGE: Final = 0  # Where connections count that have no room.
 _SAME: Final = ""
 _decode_evidence: Final = msgspec.json.Decoder(EdgeEvidence).decode
@@ -48,6 +51,7 @@ _FORGET: Final = delete(edge_drafts).where(
 )
 # Which row it is: the draft, the edge and its verdict's digest.
 DraftedKey = tuple[str, int, str]
+_Found = tuple[tuple[float, int, str], DraftedEdge]  # With its place in the list.
 
 
 async def add_drafted(connection: AsyncConnection, added: Mapping[int, Addition]) -> None:
@@ -158,14 +162,16 @@ async def read_drafted(database: Database, namespace: str, number: int, *, writt
         .subquery()
     )
     query = select(newest, edges.c.description, edges.c.evidence).join(edges, edges.c.edge_id == newest.c.edge_id)
+    found: list[_Found] = []
     async with database.reading() as connection:
         since, unchanged, uncounted = (await connection.execute(sums)).one()
-        found = list(await connection.execute(query))
         lost = int(await connection.scalar(losses) or 0)
-    # Thousands of rows: in a thread, since the event loop would do nothing else meanwhile.
-    listed = await asyncio.to_thread(_make_drafted, found)
+        async with paging(connection, query, at_once=_PAGE) as pages:
+            async for page in pages:
+                # In a thread, since the event loop would do nothing else meanwhile.
+                found += await asyncio.to_thread(_read_page, page)
     return DraftedWindow(
-        edges=tuple(listed),
+        edges=await asyncio.to_thread(_put_in_order, found),
         since=since,
         unchanged=int(unchanged or 0),
         uncounted=int(uncounted or 0) + lost,
@@ -173,19 +179,26 @@ async def read_drafted(database: Database, namespace: str, number: int, *, writt
     )
 
 
-def _make_drafted(rows: list[Any]) -> list[DraftedEdge]:
-    """Return the edges, seen last first, then by their IDs and verdicts' digests; at most ``MAX_LISTED``."""
-    rows.sort(key=lambda row: (-row[4], row[0], row[1]))
+def _read_page(rows: Iterable[Any]) -> list[_Found]:
     return [
-        DraftedEdge(
-            key=read_key(description),
-            evidence=_decode_evidence(evidence),
-            verdict=_decode_verdict(verdict),
-            connections=int(connections),
-            last=last,
+        (
+            (-last, edge_id, digest),
+            DraftedEdge(
+                key=read_key(description),
+                evidence=_decode_evidence(evidence),
+                verdict=_decode_verdict(verdict),
+                connections=int(connections),
+                last=last,
+            ),
         )
-        for _, _, verdict, connections, last, description, evidence in rows[:MAX_LISTED]
+        for edge_id, digest, verdict, connections, last, description, evidence in rows
     ]
+
+
+def _put_in_order(found: list[_Found]) -> tuple[DraftedEdge, ...]:
+    """Return the edges, seen last first, then by their IDs and verdicts' digests; at most ``MAX_LISTED``."""
+    found.sort(key=itemgetter(0))  # No two have the same.
+    return tuple(edge for _, edge in found[:MAX_LISTED])
 
 
 async def forget_drafted(database: Database, *, after: DraftedKey | None) -> tuple[int, DraftedKey | None]:

@@ -19,6 +19,8 @@ from ca.store.engine.database import Database
 
 _PRUNED_AT_ONCE: Final = 2_000
 _SAMPLED: Final = 200
+# Of PostgreSQL, to which the smallest index is no help: it looks each row up in the order of an index, or reads all.
+_COUNTED_AT_ONCE: Final = 200_000
 # What rows take beside their texts, with their lines in indexes.
 _EDGE_BYTES: Final = 350
 _HOUR_BYTES: Final = 90
@@ -44,9 +46,9 @@ async def estimate_bytes(database: Database) -> tuple[int, int]:
     """Return about how many bytes the edges take, and which hour is the oldest; 0 when there is none."""
     length = func.length(edges.c.description) + func.length(edges.c.evidence)
     async with database.reading() as connection:
-        count = int(await connection.scalar(select(func.count()).select_from(edges)) or 0)
         first = int(await connection.scalar(select(func.min(edges.c.edge_id))) or 0)
         last = int(await connection.scalar(select(func.max(edges.c.edge_id))) or 0)
+        count = await _count_edges(connection, first, last, at_once=last if database.is_sqlite else _COUNTED_AT_ONCE)
         step = max(1, (last - first + 1) // _SAMPLED)
         sample = edges.c.edge_id.in_(range(last, max(last - step * _SAMPLED, first - 1), -step))
         texts = float(await connection.scalar(select(func.avg(length)).where(sample)) or 0.0)
@@ -56,6 +58,17 @@ async def estimate_bytes(database: Database) -> tuple[int, int]:
         else:  # To ask for files' sizes takes no time, whatever is in them.
             hours = int(_WITH_INDEXES * sum(row.size for row in await connection.execute(_PARTITIONS)))
     return int(count * (texts + _EDGE_BYTES)) + hours, oldest
+
+
+async def _count_edges(connection: AsyncConnection, first: int, last: int, *, at_once: int) -> int:
+    """Return how many there are, counted so many IDs at once; ``last`` at once: as a whole, by the smallest index."""
+    count, column = select(func.count()).select_from(edges), edges.c.edge_id
+    if last <= at_once:
+        return int(await connection.scalar(count) or 0)
+    total = 0
+    for begin in range(first, last + 1, at_once):
+        total += int(await connection.scalar(count.where(column >= begin, column < begin + at_once)) or 0)
+    return total
 
 
 async def _count_hours(connection: AsyncConnection) -> int:

@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ca.store.audit.audit_log import append_audit
 from ca.store.engine.database import Database
+from ca.store.engine.pages import paging
 from ca.store.programs_seen.tables import program_refusals
 from shared.model.adoption.program_queue import ProgramRefusal
 from shared.model.errors import InputError, NotFoundError
@@ -24,6 +25,7 @@ from shared.model.identity.program import Program, parse_program
 MAX_PER_NAMESPACE: Final = 10_000
 MAX_AT_ONCE: Final = 256
 _MANY: Final = 500
+_PAGE: Final = 1_000
 _AUDIT_REFUSE: Final = "program.refuse"
 _AUDIT_TAKE_BACK: Final = "program.refusal.delete"
 
@@ -40,8 +42,11 @@ class Refusals:
         query = select(*table.c).order_by(table.c.namespace, table.c.service_account, table.c.program)
         if namespace:
             query = query.where(table.c.namespace == namespace)
-        async with self._database.reading() as connection:
-            return [_read(row) for row in await connection.execute(query)]
+        found: list[ProgramRefusal] = []
+        async with self._database.reading() as connection, paging(connection, query, at_once=_PAGE) as pages:
+            async for page in pages:
+                found += map(_read, page)
+        return found
 
     async def add(self, refusals: Sequence[ProgramRefusal]) -> None:
         """Remember refusals of one workload; one that is there already stays as it is.

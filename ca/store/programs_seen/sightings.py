@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from typing import Final
 
 import msgspec
-from sqlalchemy import delete, func, select
+from sqlalchemy import and_, delete, false, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ca.store.engine.database import Database
+from ca.store.engine.pages import paging
 from ca.store.engine.pruning import delete_before
 from ca.store.programs_seen.tables import program_sightings
 from shared.model.adoption.program_queue import Sighting, merge_sightings
@@ -23,6 +24,8 @@ from shared.model.identity.program import Program
 
 # A machine that builds programs runs new ones without end; what was seen last is what somebody asks about.
 MAX_PER_WORKLOAD: Final = 256
+# In one question: what is told of one may be 200 KiB.
+MAX_ASKED: Final = 100
 # A transaction keeps all other writers waiting.
 MAX_PER_WRITE: Final = 100
 KEPT_S: Final = 30 * 86_400.0
@@ -106,29 +109,30 @@ class Sightings:
         if namespace:
             query = query.where(program_sightings.c.namespace == namespace)
         reading = _Reading(answered)
-        async with self._database.reading() as connection:
-            result = await connection.stream(query)
-            try:
-                async for page in result.partitions(_PAGE):
-                    await asyncio.to_thread(reading.take, [row[0] for row in page])
-                    if reading.is_truncated:
-                        break
-            finally:
-                await result.close()
+        async with self._database.reading() as connection, paging(connection, query, at_once=_PAGE) as pages:
+            async for page in pages:
+                await asyncio.to_thread(reading.take, [row[0] for row in page])
+                if reading.is_truncated:
+                    break
         return ListedSightings(sightings=tuple(reading.sightings), is_truncated=reading.is_truncated)
 
     async def list_of(self, namespace: str, programs: Collection[tuple[str, Program]]) -> list[Sighting]:
-        """Return what was seen of these programs, each with its service account, whole; at most 256 of a workload."""
-        table, found = program_sightings, list[str]()
+        """Return what was seen of these programs, each with its service account, whole.
+
+        Arguments:
+            programs: at most ``MAX_ASKED``.
+        """
+        assert len(programs) <= MAX_ASKED
+        columns, wanted = program_sightings.c, dict[str, list[str]]()
+        for service_account, program in sorted((account, str(program)) for account, program in programs):
+            wanted.setdefault(service_account, []).append(program)
+        # Each with its whole key: SQLite looks for a list of keys of several columns by reading the table.
+        are_meant = [
+            and_(columns.namespace == namespace, columns.service_account == account, columns.program.in_(names))
+            for account, names in wanted.items()
+        ]
         async with self._database.reading() as connection:
-            for service_account in sorted({each[0] for each in programs}):
-                wanted = sorted(str(program) for account, program in programs if account == service_account)
-                query = select(table.c.record).where(
-                    table.c.namespace == namespace,
-                    table.c.service_account == service_account,
-                    table.c.program.in_(wanted[:MAX_PER_WORKLOAD]),
-                )
-                found += await connection.scalars(query)
+            found = list(await connection.scalars(select(columns.record).where(or_(false(), *are_meant))))
         return await asyncio.to_thread(lambda: [_records.decode(each) for each in found])
 
     async def prune(self, *, now: float) -> int:

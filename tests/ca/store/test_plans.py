@@ -16,7 +16,8 @@ import pytest
 from sqlalchemy import text
 
 from bench.store.rows import analyse, fill
-from ca.store import decision_log
+from ca.store import decision_log, sidecars
+from ca.store.edges import forgetting
 from ca.store.engine.database import Database
 from ca.store.history import generations
 from ca.store.programs_seen import sightings
@@ -46,8 +47,6 @@ BOUNDED: Final = {
     "workload_labels": "one for each workload",
     "programs": "what a namespace's state may hold",
     "sidecars": "those that are there, or were a month ago",
-    "sidecar_addresses": "the addresses of sidecars",
-    "installed_namespaces": "the namespaces that sidecars use",
     "evicted_sidecars": "of sidecars, or evicted by hand",
     "evicted_certificates": "MAX_DISTRUSTED_LEAVES",
     "join_tokens": "made for each sidecar that joins by one, forgotten a month after they end; listed whole",
@@ -89,6 +88,8 @@ async def test_every_statement_has_a_plan_that_reads_no_growing_table_whole(
         heard = hear(store.database, monkeypatch)
         # Fewer than there are, as among a million.
         monkeypatch.setattr(decision_log, "LOOKED_AT_ONCE", 100)
+        monkeypatch.setattr(forgetting, "_COUNTED_AT_ONCE", 1_000)
+        monkeypatch.setattr(sidecars, "_LOOKED_AT_ONCE", 10)
         monkeypatch.setattr(generations, "MAX_GENERATIONS", 2)
         monkeypatch.setattr(sightings, "MAX_PER_WORKLOAD", 1)
         await take_tour(store, now=NOW)
@@ -132,5 +133,5 @@ def test_each_table_is_said_to_be_bounded_or_is_looked_at() -> None:
     growing = set(metadata.tables) - set(BOUNDED)
     assert growing == {
         "audit_lines", "certificates", "decisions", "edge_drafts", "edge_hours", "edge_reports", "edges",
-        "namespace_generations", "program_sightings", "renewal_keys",
+        "installed_namespaces", "namespace_generations", "program_sightings", "renewal_keys", "sidecar_addresses",
     }  # fmt: skip

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ca.store import sidecars as sidecars_module
+from ca.store.records import LedgerFilter
 from ca.store.sidecars import SecondSidecarError, Sidecars
 from shared.model.errors import ConflictError, RefusedError
 from tests.ca.founded import DATABASE, NOW, WEB, join, make_csr, opened, registration
@@ -58,6 +61,55 @@ async def test_who_stops_properly_gives_its_addresses_back_at_once_and_who_vanis
         await sidecars.mark_seen("web-1", connected=False, now=NOW)
         with pytest.raises(ConflictError):  # It is back, and stopped is forgotten.
             await join(core, "db-2", DATABASE, "198.18.0.3")
+
+
+async def test_an_answer_in_portions_is_of_one_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An address that moves meanwhile is where it was: else its sidecar's peers would take it for nobody's."""
+    monkeypatch.setattr(sidecars_module, "_LOOKED_AT_ONCE", 2)
+    async with opened(tmp_path / "d") as core:
+        sidecars = core.store.sidecars
+        for number in range(1, 6):
+            grant = await join(core, f"web-{number}", WEB, f"198.18.0.{number}", f"198.18.1.{number}")
+            await sidecars.mark_namespace_installed(f"web-{number}", "shop", number)
+        await core.store.evictions.evict("web-3", now=NOW)
+        before = await sidecars.list_all()
+        assert [each.instance for each in before] == [f"web-{number}" for number in range(1, 6)]
+        for number, record in enumerate(before, 1):
+            assert record.addresses == (f"198.18.0.{number}", f"198.18.1.{number}")
+            assert (record.namespace_versions, record.evicted) == ({"shop": number}, NOW if number == 3 else None)
+            assert await sidecars.get(record.instance) == record
+        assert [each.instance for each in await sidecars.list_live(now=NOW)] == ["web-1", "web-2", "web-4", "web-5"]
+        read, moved = sidecars_module._read_portion, list[str]()
+
+        async def read_and_move(*arguments: Any) -> Any:
+            portion = await read(*arguments)
+            if not moved:
+                moved.append("from the last one to the first one")
+                await sidecars.register(replace(grant, instance="web-1"), registration("web-1", "198.18.0.5"), now=NOW)
+                await sidecars.register(grant, registration("web-5", "198.18.1.5"), now=NOW)
+            return portion
+
+        monkeypatch.setattr(sidecars_module, "_read_portion", read_and_move)
+        assert await sidecars.list_all() == before
+        after = {each.instance: each.addresses for each in await sidecars.list_all()}
+        assert (after["web-1"], after["web-5"]) == (("198.18.0.5",), ("198.18.1.5",))
+
+
+async def test_until_when_sidecars_may_come_back_is_read_in_portions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sidecars_module, "_LOOKED_AT_ONCE", 2)
+    async with opened(tmp_path / "d") as core:
+        ends = {}
+        for name in ("a", "b", "c", "d", "e"):
+            grant = await join(core, name)
+            async with core.store.database.writing() as connection:
+                await core.store.renewal_keys.begin(connection, name, name.encode(), now=NOW)
+            if name != "d":  # It was never issued a certificate.
+                await core.issuance.issue_sidecar(grant, make_csr(), NOW)
+                (line,) = await core.store.ledger.list_lines(LedgerFilter(instance=name))
+                ends[name] = line.not_after + 60
+        assert await core.store.sidecars.list_renewable(grace_s=60) == ends
 
 
 async def test_a_stream_with_another_replica_keeps_a_second_sidecar_out_while_that_replica_lives(

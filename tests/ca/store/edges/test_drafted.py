@@ -84,6 +84,21 @@ async def test_each_connection_counts_once_for_each_draft_that_took_part(tmp_pat
         assert (other.unchanged, other.since) == (0, None), "its own sidecars have said nothing"
 
 
+async def test_edges_are_read_in_pages_and_listed_as_they_were_seen_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(drafted, "_PAGE", 2)
+    async with opened(tmp_path) as core:
+        draft = await put(core.store)
+        for port, age in ((1, 30), (2, 10), (3, 20), (4, 10), (5, 0)):
+            await add(core.store, decide(DENIED, draft, port=port, time=NOW - age))
+        window = await ask(core.store, draft)
+        assert [each.key.port for each in window.edges] == [5, 2, 4, 3, 1]
+        monkeypatch.setattr(drafted, "MAX_LISTED", 3)
+        window = await ask(core.store, draft)
+        assert ([each.key.port for each in window.edges], window.is_truncated) == ([5, 2, 4], True)
+
+
 async def test_only_the_drafts_of_now_are_counted_and_only_by_who_is_concerned(tmp_path: Path) -> None:
     async with opened(tmp_path) as core:
         store = core.store

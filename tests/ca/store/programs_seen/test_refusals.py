@@ -36,6 +36,17 @@ async def test_a_refusal_stays_until_it_is_taken_back_and_the_first_one_counts(t
             await core.store.refusals.take_back(WEB, [CURL])
 
 
+async def test_many_are_read_in_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(refusals, "_PAGE", 2)
+    refused = [
+        refuse(Program(digest=f"{number:064x}"), namespace=name) for name in ("bank", "shop") for number in range(3)
+    ]
+    async with opened(tmp_path / "d") as core:
+        await core.store.refusals.add(refused)
+        assert await core.store.refusals.list_all() == refused
+        assert await core.store.refusals.list_all("shop") == refused[3:]
+
+
 async def test_an_approval_ends_a_refusal(tmp_path: Path) -> None:
     async with opened(tmp_path / "d") as core:
         await core.store.refusals.add([refuse(), refuse(SHELL)])
