@@ -8,6 +8,7 @@ one assembly.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import msgspec
@@ -41,6 +42,7 @@ from shared.model.identity.loaded_code import ApprovedCode
 from shared.model.identity.program import Program
 from shared.model.policy.modes import change_modes
 from shared.model.policy.rules import (
+    MAX_PROGRAMS,
     Approval,
     Mode,
     NamespaceState,
@@ -77,6 +79,7 @@ class Namespaces:
         self._database = database
         self._trust_domain = trust_domain
         self._states: dict[str, NamespaceState] = {}
+        self._full: dict[str, tuple[int, int, int]] = {}  # Version, bytes and approvals where a Program had no room.
         self._changes = 0
         self._listeners: list[Callable[[str], None]] = []
 
@@ -261,7 +264,42 @@ class Namespaces:
             await connection.execute(self._database.upsert(programs, values))
             await forget_refusals(connection, workload, record.programs)
 
-        return await self.change(workload.namespace, change, act="program.put", program=record.name)
+        await self._refuse_early(record)
+        try:
+            return await self.change(workload.namespace, change, act="program.put", program=record.name)
+        except InputError:
+            state = await self.get_state(workload.namespace)
+            if len(self._full) < MAX_NAMESPACES:
+                size = len(msgspec.json.encode(state))
+                self._full[workload.namespace] = (state.version, size, len(state.approvals))
+            raise
+
+    async def _refuse_early(self, record: ProgramRecord) -> None:
+        """Refuse a Program for which its namespace certainly has no room, at the version that had none for another.
+
+        The transaction takes as long as the state is large, and whoever may edit a namespace can make thousands of
+        objects that are refused, and looked at again and again.
+
+        Raises:
+            InputError: the state would be too large.
+        """
+        if record.namespace not in self._full:
+            return
+        version, size, count = self._full[record.namespace]
+        async with self._database.reading() as connection:
+            query = select(namespaces.c.version).where(namespaces.c.namespace == record.namespace)
+            if await connection.scalar(query) != version:
+                return
+        known = await self.get_program(record.namespace, record.name)
+        count, size = count + len(set(record.programs)), size + _measure_approvals(record)
+        if known is not None:  # With its commas, and what is told of its code at most.
+            count -= len(known.programs)
+            size -= _measure_approvals(known) + len(known.programs)
+            size -= 0 if known.code is None else 512 + 128 * len(known.code.objects)
+        if count > MAX_PROGRAMS:
+            raise InputError(f"a namespace holds at most {MAX_PROGRAMS} approved programs")
+        if size > MAX_STATE_BYTES:
+            raise _too_large(record.namespace, size)
 
     async def delete_program(self, namespace: str, name: str) -> NamespaceState:
         """Remove a ``Program`` object.
@@ -361,11 +399,7 @@ class Namespaces:
             await change(connection)
             state = await _read_state(connection, namespace)
             if act in _ADDING and (size := len(msgspec.json.encode(state))) > MAX_STATE_BYTES:
-                raise InputError(
-                    f"what sidecars are told of namespace {namespace} would take {size:,} bytes;"
-                    f" at most {MAX_STATE_BYTES:,} are possible",
-                    hint="name fewer programs, rules, peers and ports, or shorter names",
-                )
+                raise _too_large(namespace, size)
             await raise_counter(connection, NAMESPACE_CHANGES)
             if before is not None:
                 subject = f"{namespace}/{program}" if program else namespace
@@ -439,6 +473,7 @@ class Namespaces:
         """Tell the listeners of a change that was committed by a greater transaction, or by another replica."""
         self._changes += 1
         self._states.pop(namespace, None)
+        self._full.pop(namespace, None)
         for listener in self._listeners:
             listener(namespace)
 
@@ -513,6 +548,20 @@ def describe_programs(records: Sequence[ProgramRecord]) -> tuple[tuple[Approval,
     """Return what a namespace's ``Program`` objects come to: who is approved, and what each workload may load."""
     approvals = tuple(_approval(record, program) for record in records for program in record.programs)
     return approvals, _gather_code(records)
+
+
+def _too_large(namespace: str, size: int) -> InputError:
+    return InputError(
+        f"what sidecars are told of namespace {namespace} would take {size:,} bytes;"
+        f" at most {MAX_STATE_BYTES:,} are possible",
+        hint="name fewer programs, rules, peers and ports, or shorter names",
+    )
+
+
+def _measure_approvals(record: ProgramRecord) -> int:
+    """Return how many bytes a state has of a Program at least."""
+    record = replace(record, approved_by=record.approved_by[:_MAX_NAME_CHARACTERS])
+    return sum(len(msgspec.json.encode(_approval(record, program))) for program in set(record.programs))
 
 
 def _approval(record: ProgramRecord, program: Program) -> Approval:

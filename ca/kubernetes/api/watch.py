@@ -31,11 +31,14 @@ WATCH_S: Final = (45, 75)
 IDLE_S: Final = 90.0
 # What no event has told (a restored etcd, a fault of ours) is seen then at the latest.
 RELIST_S: Final = 3600.0
+SOON_S: Final = 600.0  # Not sooner, since whoever may edit a namespace can have it wanted again and again.
 FIRST_BACKOFF_S: Final = 0.2
 MAX_BACKOFF_S: Final = 10.0
 # A version that can't be resumed from isn't always said to be gone (etcd restored from a backup).
 _FAILURES_BEFORE_LIST: Final = 4
 _SOUND_S: Final = 5.0
+# A page of the largest Programs takes 1.2 s to read: the sidecars' streams have their turns in between.
+_MAX_BUSY_S: Final = 0.02
 
 _log = structlog.get_logger("touchmark.ca")
 _T = TypeVar("_T")
@@ -98,6 +101,8 @@ class Watch(Generic[_RawT, _T]):
         kind: the fields to decode, a ``msgspec.Struct``.
         trim: makes the value to remember of a decoded object.
         query: selectors.
+        fit: makes, for each list, the function through which its values pass in turn: a list is remembered as a whole
+            before the sink has it, and the values may be more than there is room for.
 
     Attributes:
         is_synced: set once the sink holds the whole collection for the first time.
@@ -114,6 +119,7 @@ class Watch(Generic[_RawT, _T]):
         trim: Callable[[_RawT], _T],
         metrics: Metrics,
         query: Mapping[str, str] | None = None,
+        fit: Callable[[], Callable[[_T], _T]] | None = None,
     ) -> None:
         self.name = name
         self.is_synced = asyncio.Event()
@@ -127,9 +133,11 @@ class Watch(Generic[_RawT, _T]):
         self._trim = trim
         self._metrics = metrics
         self._query = dict(query or {})
+        self._fit = fit
         self._version = ""
         self._heard: float | None = None
         self._listed = 0.0
+        self._is_wanted_soon = False
         self._failures = 0
 
     def describe(self) -> WatchView:
@@ -148,12 +156,17 @@ class Watch(Generic[_RawT, _T]):
         """Return for how long the API server has said nothing of it; infinite before the first list."""
         return float("inf") if self._heard is None else asyncio.get_running_loop().time() - self._heard
 
+    def list_soon(self) -> None:
+        """List anew once ``SOON_S`` have passed since the last list: an object is wanted that hasn't changed."""
+        self._is_wanted_soon = True
+
     async def run(self) -> None:
         """Follow until cancelled. No failure ends it: each is said, counted and tried again after a while."""
         while True:
             began = asyncio.get_running_loop().time()
             try:
-                if not self._version or began - self._listed > RELIST_S:
+                relist_s = min(SOON_S, RELIST_S) if self._is_wanted_soon else RELIST_S
+                if not self._version or began - self._listed > relist_s:
                     await self._list()
                 await self._follow()
             except ExpiredError as error:
@@ -190,8 +203,11 @@ class Watch(Generic[_RawT, _T]):
 
     async def _list(self) -> None:
         values: list[_T] = []
+        fit = self._fit() if self._fit is not None else lambda value: value
         more = ""
         size = PAGE
+        loop = asyncio.get_running_loop()
+        paused = loop.time()
         while True:
             query = {**self._query, "limit": str(size), **({"continue": more} if more else {})}
             try:
@@ -204,14 +220,20 @@ class Watch(Generic[_RawT, _T]):
                 size = max(1, size // 4)
                 continue
             page = self._read(_page, answer)
-            values.extend(value for raw in page.items or () if (value := self._read_object(raw)) is not None)
+            for raw in page.items or ():
+                if (value := self._read_object(raw)) is not None:
+                    values.append(fit(value))
+                if loop.time() - paused > _MAX_BUSY_S:
+                    await asyncio.sleep(0)
+                    paused = loop.time()
             more = page.metadata.more
             del answer
             if not more:
                 break
         self._sink.replace(values)
         self._version = page.metadata.resource_version
-        self._listed = self._heard = asyncio.get_running_loop().time()
+        self._listed = self._heard = loop.time()
+        self._is_wanted_soon = False
         self.lists += 1
         self._metrics.watch_lists.labels(watch=self.name).inc()
         if not self.is_synced.is_set():

@@ -25,8 +25,10 @@ from ca.kubernetes.objects.objects import (
     RawObject,
     WatchedObject,
     collection_path,
+    fit_into,
     read_object,
 )
+from ca.kubernetes.objects.room import Room
 from ca.kubernetes.objects.status import StatusWriter
 from ca.metrics import Metrics
 from ca.store.store import Store
@@ -66,12 +68,17 @@ class Leading:
                 kind=RawObject,
                 trim=read_object(kind),
                 metrics=metrics,
+                fit=lambda: fit_into(Room()),
             )
             for kind in KINDS
         )
+        self.index.on_room = self._list_programs_soon
         self._client = client
         self._store = store
         self._clock = clock
+
+    def _list_programs_soon(self) -> None:
+        self.watches[KINDS.index(PROGRAM)].list_soon()
 
     async def work(self) -> None:
         """Do the leader's work until cancelled."""

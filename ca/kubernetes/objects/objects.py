@@ -27,13 +27,15 @@ was read, and each row of the table is a method.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import msgspec
 import structlog
 
+from ca.kubernetes.objects.room import MAX_NAMESPACE_BYTES, OBJECT_BYTES, Room, measure
 from ca.store.audit.acting import acting_as
 from ca.store.namespace_history import Trial
 from ca.store.records import ProgramRecord
@@ -62,8 +64,11 @@ DEFAULT_APPROVED_BY: Final = "Kubernetes"
 # What nothing has told (a restored database) is put right then.
 COMPARE_S: Final = 300.0
 RETRY_S: Final = 2.0
+_LONG_S: Final = 0.02
+_MAX_REST_S: Final = 1.0
 _TRIAL_MARGIN_S: Final = 0.1
 _MAX_MANAGERS: Final = 4
+_MAX_TEXT: Final = 2_000  # Of an annotation, which may have 256 KiB, or of a fault, that is remembered.
 _log = structlog.get_logger("touchmark.ca")
 
 Key = tuple[str, str, str]  # kind, namespace, name
@@ -102,6 +107,7 @@ class WatchedObject:
         status: as the API server has it now.
         force_mark: its annotation that makes a namespace explicit whatever that refuses.
         managers: the field managers that wrote it, but for its status, newest first.
+        is_left_out: what it says isn't remembered: the namespace's room is taken.
     """
 
     kind: str
@@ -116,6 +122,7 @@ class WatchedObject:
     force_mark: str = ""
     managers: str = ""
     status: Mapping[str, Any] = field(default_factory=dict)
+    is_left_out: bool = False
 
     @property
     def key(self) -> Key:
@@ -160,7 +167,7 @@ def read_object(kind: str) -> Callable[[RawObject], WatchedObject]:
         try:
             document = read_document(plain)
         except DocumentError as error:
-            fault, hint = error.message, error.hint
+            fault, hint = error.message[:_MAX_TEXT], error.hint[:_MAX_TEXT]
         return WatchedObject(
             kind=kind,
             namespace=metadata.namespace,
@@ -170,8 +177,8 @@ def read_object(kind: str) -> Callable[[RawObject], WatchedObject]:
             document=document,
             fault=fault,
             hint=hint,
-            approved_by=(metadata.annotations or {}).get(APPROVED_BY, ""),
-            force_mark=(metadata.annotations or {}).get(FORCE_EXPLICIT, ""),
+            approved_by=(metadata.annotations or {}).get(APPROVED_BY, "")[:_MAX_TEXT],
+            force_mark=(metadata.annotations or {}).get(FORCE_EXPLICIT, "")[:_MAX_TEXT],
             managers=_list_managers(metadata),
             status=raw.status if isinstance(raw.status, dict) else {},
         )
@@ -185,10 +192,39 @@ def _list_managers(metadata: _Metadata) -> str:
     return ", ".join(dict.fromkeys(one.manager[:128] for one in newest[:_MAX_MANAGERS]))
 
 
+def fit_into(room: Room) -> Callable[[WatchedObject], WatchedObject]:
+    """Return the function through which objects pass to be remembered: it takes from one what there is no room for."""
+
+    def fit(value: WatchedObject) -> WatchedObject:
+        if value.kind != PROGRAM:
+            return value
+        size = measure(value.document) if isinstance(value.document, ProgramDocument) else OBJECT_BYTES
+        if value.is_left_out:
+            size = MAX_NAMESPACE_BYTES + 1
+        if room.put(value.namespace, value.name, size) or value.is_left_out:
+            return value
+        return replace(
+            value,
+            document=None,
+            is_left_out=True,
+            fault=f"the Programs of namespace {value.namespace} take more than {MAX_NAMESPACE_BYTES:,} bytes of the"
+            " CA's memory; what this one says isn't looked at",
+            hint="name fewer digests and files in this one, or in others and wait twelve minutes",
+        )
+
+    return fit
+
+
 class ObjectIndex:
-    """All objects of both kinds, and which have changed since the writer looked."""
+    """All objects of both kinds, and which have changed since the writer looked.
+
+    Attributes:
+        on_room: called when there may be room again for what a Program says that was left out.
+    """
 
     def __init__(self) -> None:
+        self.on_room: Callable[[], None] = lambda: None
+        self._room = Room()
         self._objects: dict[Key, WatchedObject] = {}
         self._changed: set[Key] = set()
         self._has_changes = asyncio.Event()
@@ -231,15 +267,32 @@ class ObjectIndex:
 
     def put(self, value: WatchedObject) -> None:
         """Remember an object; one whose status alone is new hasn't changed."""
+        taken = self._room.total(value.namespace)
+        value = fit_into(self._room)(value)
         before = self._objects.get(value.key)
         self._objects[value.key] = value
+        if not value.is_left_out:
+            self._tell_of_room(value.namespace, taken)
         if before is None or _substance(before) != _substance(value):
             self.mark(value.key)
 
     def drop(self, key: Key) -> None:
         """Forget an object."""
         if self._objects.pop(key, None) is not None:
+            if key[0] == PROGRAM:
+                taken = self._room.total(key[1])
+                self._room.drop(key[1], key[2])
+                self._tell_of_room(key[1], taken)
             self.mark(key)
+
+    def _tell_of_room(self, namespace: str, taken: int) -> None:
+        if self._room.total(namespace) < taken and self._room.has_left_out(namespace):
+            self.on_room()
+
+    def measure_anew(self, kind: str) -> None:
+        """Give no room to what was known of a kind: all of them follow."""
+        if kind == PROGRAM:
+            self._room = Room()
 
     def keys(self, kind: str) -> list[Key]:
         """Return the names of all of a kind."""
@@ -258,6 +311,7 @@ class ObjectSink:
 
     def replace(self, values: Sequence[WatchedObject]) -> None:
         """These are all there are."""
+        self._index.measure_anew(self._kind)
         kept = {value.key for value in values}
         for key in self._index.keys(self._kind):
             if key not in kept:
@@ -344,7 +398,8 @@ class ObjectWriter:
     async def write_changes(self) -> None:
         """Bring the store in line with what has changed, also meanwhile; namespaces take turns.
 
-        Whoever may edit one namespace can change thousands of objects at once, and each takes a transaction.
+        Whoever may edit one namespace can change thousands of objects at once, and each takes a transaction. After one
+        that took long the sidecars' streams have as much time.
 
         Raises:
             UnavailableError: the store fails; what wasn't written will be looked at again.
@@ -355,8 +410,12 @@ class ObjectWriter:
                 namespace = next(iter(waiting))
                 keys = waiting[namespace]
                 key = next(iter(keys))
+                began = time.thread_time()
                 await self._write(key)
                 self._on_outcome()
+                if (taken_s := time.thread_time() - began) > _LONG_S:
+                    # In a namespace with thousands of Programs each change takes a fifth of a second of this thread.
+                    await asyncio.sleep(min(taken_s, _MAX_REST_S))
                 del keys[key], waiting[namespace]
                 if keys:
                     waiting[namespace] = keys

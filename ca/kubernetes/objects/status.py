@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -175,7 +176,8 @@ class StatusWriter:
             at, content = self._written.get(key, (float("-inf"), {}))
             if moment - at >= (_ECHO_S if content == status else OBJECT_S):
                 due.append((value, status))
-        found = await asyncio.gather(*(self._patch(value, status) for value, status in due[:MAX_PATCHES]))
+        due = _take_turns(due)[:MAX_PATCHES]
+        found = await asyncio.gather(*(self._patch(value, status) for value, status in due))
         if refusals := [each for each in found if each is not None]:
             first = refusals[0]
             _log.warning("status_refused", count=len(refusals), code=first.code, message=first.message)
@@ -239,6 +241,19 @@ class StatusWriter:
         self._refused.pop(value.key, None)
         self._written[value.key] = (asyncio.get_running_loop().time(), status)
         return None
+
+
+def _take_turns(due: list[tuple[WatchedObject, dict[str, Any]]]) -> list[tuple[WatchedObject, dict[str, Any]]]:
+    """Order them so that each namespace's first comes before any one's second.
+
+    Whoever may edit one namespace can change thousands of objects again and again.
+    """
+    places: Counter[str] = Counter()
+    turns: list[int] = []
+    for value, _ in due:
+        turns.append(places[value.namespace])
+        places[value.namespace] += 1
+    return [due[index] for index in sorted(range(len(due)), key=turns.__getitem__)]
 
 
 def _format_time(moment: float) -> str:

@@ -123,6 +123,36 @@ async def test_a_state_that_no_sidecar_could_read_is_not_stored(
         await store.delete_program("shop", CURL.name)
 
 
+async def test_further_programs_are_refused_without_a_transaction_while_nothing_has_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each would take as long as the state is large, and thousands may be refused, again and again."""
+    others = tuple(Program(digest=f"{number:064x}") for number in range(3))
+    async with opened(tmp_path) as core:
+        store = core.store.namespaces
+        state = await store.put_program(replace(CURL, programs=others))
+        monkeypatch.setattr(namespaces, "MAX_STATE_BYTES", len(msgspec.json.encode(state)) + 50)
+        another = replace(CURL, name="another")
+        with pytest.raises(InputError, match="would take"):
+            await store.put_program(another)
+        with monkeypatch.context() as patches:
+            patches.setattr(store, "change", None)  # No call of it.
+            for record in (another, replace(another, name="third"), replace(CURL, programs=(*others, *CURL.programs))):
+                with pytest.raises(InputError, match="would take"):
+                    await store.put_program(record)
+        monkeypatch.setattr(namespaces, "MAX_STATE_BYTES", len(msgspec.json.encode(state)) + 9_000)
+        with monkeypatch.context() as patches:
+            patches.setattr(store, "change", None)
+            patches.setattr(namespaces, "MAX_PROGRAMS", 3)
+            with pytest.raises(InputError, match="at most 3 approved programs"):
+                await store.put_program(another)
+        monkeypatch.setattr(namespaces, "MAX_STATE_BYTES", len(msgspec.json.encode(state)) + 50)
+        await store.put_program(replace(CURL, programs=(*others[:2], *CURL.programs)))  # It takes no more than before.
+        await store.put_program(CURL)
+        await store.put_program(another)
+        assert [record.name for record in await store.list_programs()] == ["another", "curl"]
+
+
 async def test_labels_of_a_spent_token_are_vouched_for(tmp_path: Path) -> None:
     async with opened(tmp_path / "d") as core:
         record, secret = await core.store.join_tokens.create(

@@ -107,7 +107,9 @@ def script(*events: tuple[str, dict[str, object]], stay: bool = False) -> Script
 
 @contextlib.asynccontextmanager
 async def following(
-    tmp_path: Path, collection: Collection
+    tmp_path: Path,
+    collection: Collection,
+    fit: Callable[[], Callable[[tuple[str, str]], tuple[str, str]]] | None = None,
 ) -> AsyncIterator[tuple[Watch[Thing, tuple[str, str]], Sink]]:
     sink = Sink()
     async with faked(tmp_path, collection.handle) as client:
@@ -120,6 +122,7 @@ async def following(
             trim=lambda thing: (thing.metadata.name, thing.colour),
             metrics=Metrics(),
             query={"labelSelector": "x=y"},
+            fit=fit,
         )
         task = asyncio.create_task(watch.run())
         try:
@@ -313,3 +316,32 @@ async def test_now_and_then_it_lists_anew_whatever_it_heard(tmp_path: Path, monk
     collection = Collection(script(), script(stay=True))
     async with following(tmp_path, collection) as (watch, _):
         await eventually(lambda: watch.lists == 2)
+
+
+async def test_an_object_is_wanted_that_has_not_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one at a time, so that a page that takes long to read keeps nobody waiting."""
+    monkeypatch.setattr(watch_module, "SOON_S", 0.0)
+    monkeypatch.setattr(watch_module, "_SOUND_S", 0.0)
+    monkeypatch.setattr(watch_module, "_MAX_BUSY_S", -1.0)
+    released = asyncio.Event()
+
+    async def play(_: web.StreamResponse) -> None:
+        await released.wait()
+
+    fitted: list[list[str]] = []
+
+    def fit() -> Callable[[tuple[str, str]], tuple[str, str]]:
+        fitted.append([])
+
+        def note(value: tuple[str, str]) -> tuple[str, str]:
+            fitted[-1].append(value[0])
+            return value
+
+        return note
+
+    async with following(tmp_path, Collection(play, script(stay=True)), fit) as (watch, _):
+        await eventually(lambda: watch.lists == 1)
+        watch.list_soon()
+        released.set()
+        await eventually(lambda: watch.lists == 2)
+    assert fitted == [["a", "b", "c"]] * 2, "a function of its own for each list"

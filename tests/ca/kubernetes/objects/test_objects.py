@@ -13,6 +13,7 @@ import msgspec
 import pytest
 
 from ca.kubernetes.objects import objects as objects_module
+from ca.kubernetes.objects import room as room_module
 from ca.kubernetes.objects.objects import (
     APPROVED_BY,
     COMPARE_S,
@@ -23,8 +24,10 @@ from ca.kubernetes.objects.objects import (
     RawObject,
     WatchedObject,
     collection_path,
+    fit_into,
     read_object,
 )
+from ca.kubernetes.objects.room import OBJECT_BYTES, Room
 from ca.store.records import ProgramRecord
 from ca.store.store import Store
 from shared.model.errors import UnavailableError
@@ -99,6 +102,46 @@ async def test_a_namespace_with_thousands_of_changes_lets_the_others_have_their_
         writing.index.sink(PROGRAM).apply(make_object(_program_of("zoo", "p")))
         await writing.writer.write_changes()
         assert written == ["busy", "zoo", "busy", "busy", "late", "busy", "busy", "busy"]
+
+
+async def test_a_program_beyond_its_namespaces_room_is_told_so_and_what_was_in_force_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once others take less it is wanted again, and then it is as if there had been room at first."""
+    monkeypatch.setattr(room_module, "MAX_NAMESPACE_BYTES", 4 * OBJECT_BYTES)
+    many = [f"sha256:{number:064x}" for number in range(12)]  # More than another object takes.
+    async with writing(tmp_path / "d") as w:
+        wanted: list[bool] = []
+        w.index.on_room = lambda: wanted.append(True)
+        for name in ("a", "b"):
+            await w.put(program(name))
+        await w.put(program("a", digests=many), generation=2)
+        assert not wanted
+        await w.put(program("b", digests=many), generation=2)
+        outcome = w.writer.outcomes[PROGRAM, "shop", "b"]
+        assert (outcome.is_accepted, outcome.generation) == (False, 2)
+        assert outcome.message.startswith("the Programs of namespace shop take more than")
+        counts = [(each.name, len(each.programs)) for each in await w.store.namespaces.list_programs()]
+        assert counts == [("a", 12), ("b", 1)]
+        await w.put({**program("b", digests=many), "metadata": {"name": "b", "namespace": "bank"}})
+        assert w.writer.outcomes[PROGRAM, "bank", "b"].is_accepted, "another namespace has its own room"
+
+        listed = [make_object(program("a", digests=many), generation=2), make_object(program("b", digests=many))]
+        fit = fit_into(Room())
+        w.index.sink(PROGRAM).replace([fit(value) for value in listed])
+        await w.writer.write_changes()
+        assert not w.writer.outcomes[PROGRAM, "shop", "b"].is_accepted
+        assert not wanted
+        await w.remove(program("a"))
+        assert wanted
+        await w.put(program("b", digests=many), generation=2)
+        assert w.writer.outcomes[PROGRAM, "shop", "b"].is_accepted
+
+
+def test_no_annotation_is_remembered_as_long_as_it_may_be() -> None:
+    annotations = {APPROVED_BY: "x" * 100_000, FORCE_EXPLICIT: "y" * 100_000}
+    value = make_object(program(), annotations=annotations)
+    assert len(value.approved_by) == len(value.force_mark) == 2_000
 
 
 async def test_what_was_not_written_when_the_store_failed_is_looked_at_again(

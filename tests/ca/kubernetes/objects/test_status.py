@@ -228,6 +228,17 @@ async def test_what_the_api_server_refuses_is_tried_less_often_and_keeps_nothing
         assert len(t.server.patches) == count + 1
 
 
+async def test_a_namespace_with_many_statuses_to_be_written_lets_the_others_have_their_turns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(status_module, "MAX_PATCHES", 2)
+    async with telling(tmp_path) as t:
+        for namespace, name in (("busy", "a"), ("busy", "b"), ("busy", "c"), ("zoo", "p")):
+            await t.put({**program(), "metadata": {"name": name, "namespace": namespace}})
+        await t.status.write_changes()
+        assert sorted(path.split("/")[5] for path, _ in t.server.patches) == ["busy", "zoo"]
+
+
 async def test_objects_that_have_gone_and_servers_that_fail_are_no_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
