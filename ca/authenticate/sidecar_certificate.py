@@ -33,6 +33,7 @@ class CertificateAuthentication:
         self._store = store
         self._authorities = authorities
         self._verifier = _make_verifier(authorities.bundle())
+        self._issuers = _read_issuers(self._verifier.bundle)
 
     @property
     def verifier(self) -> BundleVerifier:
@@ -40,6 +41,7 @@ class CertificateAuthentication:
         bundle = self._authorities.bundle()
         if self._verifier.bundle != bundle:
             self._verifier = _make_verifier(bundle)
+            self._issuers = _read_issuers(bundle)
         return self._verifier
 
     async def authenticate(self, leaf: x509.Certificate, *, claimed: str, now: float) -> JoinGrant:
@@ -63,9 +65,8 @@ class CertificateAuthentication:
             await self._authorities.reload()
         verifier = self.verifier
         # The issuer is taken from our own bundle, not from the peer: each authority has its own subject.
-        issuers = [x509.load_der_x509_certificate(der) for der in verifier.bundle.issuers]
         try:
-            peer = verifier.verify_peer([leaf, *(each for each in issuers if each.subject == leaf.issuer)], now=now)
+            peer = verifier.verify_peer([leaf, *self._issuers.get(leaf.issuer, ())], now=now)
         except EvictedError as error:  # It is told to that sidecar, for which "the peer" is somebody else.
             raise VerificationError(
                 "this sidecar was evicted",
@@ -74,35 +75,32 @@ class CertificateAuthentication:
             ) from error
         if peer.identity.kind is not IdentityKind.SIDECAR:
             raise RefusedError("a program's certificate doesn't speak for its sidecar")
-        line = await self._store.ledger.get(peer.serial)
-        if line is None:
-            line = await self._enter_missing(leaf, peer.identity, claimed, now)
+        line, sidecar = await self._store.enrolment.find_by_certificate(peer.serial)
+        if line is None and await self._enter_missing(leaf, peer.identity, claimed, now):
+            line, sidecar = await self._store.enrolment.find_by_certificate(peer.serial)
         if line is None or line.identity != peer.identity:
             raise RefusedError("the ledger doesn't hold this certificate", hint="join with a new join token")
-        sidecar = await self._store.sidecars.get(line.instance)
-        if sidecar is None or sidecar.workload != peer.identity.workload:
+        if sidecar is None or sidecar.grant.workload != peer.identity.workload:
             raise RefusedError("no such sidecar has joined", hint="join with a new join token")
         if line.issued < sidecar.joined:
             raise OlderKeyError(line.instance)
         return sidecar.grant
 
-    async def _enter_missing(
-        self, leaf: x509.Certificate, identity: Identity, claimed: str, now: float
-    ) -> CertificateRecord | None:
-        """Enter a verified certificate that a restored ledger lacks; None: it should have been there."""
+    async def _enter_missing(self, leaf: x509.Certificate, identity: Identity, claimed: str, now: float) -> bool:
+        """Enter a verified certificate that a restored ledger lacks; False: it should have been there."""
         restoration = await self._store.authorities.get_restoration()
         if restoration is None or not restoration.is_ledger_short(now):
-            return None
+            return False
         if read_instance(leaf) != claimed:  # Nobody takes a neighbour's name.
-            return None
+            return False
         issued = leaf.not_valid_before_utc.timestamp() + BACKDATED_S
         # A second, because certificates know no fractions. What is older than the backup is in it, or was never issued.
         if not restoration.taken - 1 <= issued <= restoration.restored + 1:
-            return None
+            return False
         sidecar = await self._store.sidecars.get(claimed)
         issuer = find_issuer(leaf, await self._store.authorities.list_all())
         if sidecar is None or sidecar.workload != identity.workload or issuer is None:
-            return None
+            return False
         line = CertificateRecord(
             serial=leaf.serial_number,
             identity=identity,
@@ -114,12 +112,19 @@ class CertificateAuthentication:
         )
         await self._store.ledger.record(line)
         _log.info("certificate_entered_after_restore", instance=claimed, serial=f"{leaf.serial_number:x}")
-        return line
+        return True
 
 
 def _make_verifier(bundle: TrustBundle) -> BundleVerifier:
     """A sidecar comes once with each certificate, or a few times: its chain isn't worth its memory."""
     return BundleVerifier(bundle, most_remembered=0)
+
+
+def _read_issuers(bundle: TrustBundle) -> dict[x509.Name, list[x509.Certificate]]:
+    issuers: dict[x509.Name, list[x509.Certificate]] = {}
+    for certificate in map(x509.load_der_x509_certificate, bundle.issuers):
+        issuers.setdefault(certificate.subject, []).append(certificate)
+    return issuers
 
 
 def find_issuer(leaf: x509.Certificate, records: Sequence[AuthorityRecord]) -> AuthorityRecord | None:

@@ -1,4 +1,4 @@
-"""Enrolment in the store: one transaction over join tokens, sidecars and namespaces. I/O through ``Database``."""
+"""Enrolment in the store, and coming again: each one transaction over several parts. I/O through ``Database``."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from ca.store.engine.database import Database
 from ca.store.evictions import Evictions, check_not_evicted
 from ca.store.join_tokens import JoinTokens
+from ca.store.ledger import read_line
 from ca.store.namespaces import Namespaces
-from ca.store.records import JoinGrant, SidecarRecord
-from ca.store.renewal.renewal_keys import RenewalKeys, refuse_unknown
-from ca.store.sidecars import Sidecars, read_certificates_end, read_sidecar
+from ca.store.records import CertificateRecord, Joined, JoinGrant, SidecarRecord
+from ca.store.renewal.renewal_keys import RenewalKeys, has_unspent, refuse_unknown
+from ca.store.sidecars import Sidecars, read_certificates_end, read_joined, read_sidecar
 from shared.model.wire.messages import Registration
 from shared.model.wire.registration import check_instance
 
@@ -159,6 +160,31 @@ class Enrolment:
 
         _, record, _ = await self._database.write(enter, on_commit=self._announce)
         return record
+
+    async def find_by_certificate(self, serial: int) -> tuple[CertificateRecord | None, Joined | None]:
+        """Return the line of a certificate in the ledger, and of the sidecar that it was issued to when it joined."""
+
+        async def find(connection: AsyncConnection) -> tuple[CertificateRecord | None, Joined | None]:
+            line = await read_line(connection, serial)
+            return line, None if line is None else await read_joined(connection, line.instance)
+
+        return await self._database.read(find)
+
+    async def come_again(
+        self, grant: JoinGrant, registration: Registration, *, now: float
+    ) -> tuple[SidecarRecord, bool]:
+        """Register a sidecar that has come again by its certificate; return it, and whether it has a renewal key.
+
+        Raises:
+            RefusedError, ConflictError, InputError: as ``Sidecars.register``.
+        """
+
+        async def register(connection: AsyncConnection) -> tuple[SidecarRecord, bool]:
+            record = await self._sidecars.note_registration(connection, grant, registration, now)
+            # A pod's comes back by its token.
+            return record, not grant.pod_uid and await has_unspent(connection, grant.instance)
+
+        return await self._database.write(register)
 
     def _announce(self, entered: _Entered) -> None:
         """Tell of vouched labels that are new: they are committed, whether or not the sidecar still waits."""

@@ -90,12 +90,7 @@ class Ledger:
 
     async def get(self, serial: int) -> CertificateRecord | None:
         """Return the line of one serial number."""
-
-        async def read(connection: AsyncConnection) -> CertificateRecord | None:
-            row = (await _BY_SERIAL.on(connection, serial=_serial(serial))).first()
-            return None if row is None else _record(row)
-
-        return await self._database.read(read)
+        return await self._database.read(lambda connection: read_line(connection, serial))
 
     async def list_lines(self, wanted: LedgerFilter = EVERYTHING) -> list[CertificateRecord]:
         """Return the lines that match, newest first. At most ``MAX_LISTED``."""
@@ -124,6 +119,12 @@ class Ledger:
     async def prune(self, *, expired_before: float) -> int:
         """Forget some certificates that expired before then; return how many: call again while it's more than 0."""
         return await delete_before(self._database, certificates, certificates.c.not_after, expired_before)
+
+
+async def read_line(connection: AsyncConnection, serial: int) -> CertificateRecord | None:
+    """Return the line of one serial number within a greater transaction."""
+    row = (await _BY_SERIAL.on(connection, serial=_serial(serial))).first()
+    return None if row is None else _record(row)
 
 
 # The statements of ``Ledger.write``, in the drivers' words: SQLAlchemy takes longer than they do. ``{}`` is a list.

@@ -18,7 +18,7 @@ from ca.store.engine.counters import raise_counter
 from ca.store.engine.database import Database
 from ca.store.engine.prepared import Prepared, prepare_update, prepare_upsert
 from ca.store.evictions import check_not_evicted
-from ca.store.records import JoinGrant, SidecarRecord
+from ca.store.records import Joined, JoinGrant, SidecarRecord
 from ca.store.tables import (
     REGISTRATIONS,
     certificates,
@@ -96,6 +96,7 @@ _REGISTER: Final = prepare_update(
         "tunnel_port", "version", "capture", "last_seen", "connected", "has_stopped", "replica", "clock_offset_s",
     ),
     _OF_INSTANCE,
+    returns=True,
 )  # fmt: skip
 _MARK_SEEN: Final = prepare_update(
     sidecars,
@@ -238,8 +239,8 @@ class Sidecars:
         await check_not_evicted(connection, grant.instance)
         if registration.instance != grant.instance:
             raise RefusedError("the certificate belongs to another sidecar instance")
-        addresses = check_registration(registration, grant.addresses)
-        await self._take_addresses(connection, grant, addresses, now)
+        wanted = check_registration(registration, grant.addresses)
+        addresses = await self._take_addresses(connection, grant, wanted, now)
         changed = await _REGISTER.on(
             connection,
             of_instance=grant.instance,
@@ -252,12 +253,11 @@ class Sidecars:
             replica=self._replica,
             clock_offset_s=registration.time_ms / 1000 - now if registration.time_ms else None,
         )
-        if changed.rowcount != 1:
+        if (row := changed.first()) is None:
             raise RefusedError(f"no sidecar {grant.instance} has joined", hint="join with a new join token")
-        record = await read_sidecar(connection, grant.instance)
-        assert record is not None  # It was changed above.
+        installed = await _INSTALLED.on(connection, instance=grant.instance)
         await raise_counter(connection, REGISTRATIONS)
-        return record
+        return _sidecar(row, addresses, {each.namespace: each.version for each in installed}, None)
 
     async def mark_seen(self, instance: str, *, connected: bool, has_stopped: bool = False, now: float) -> None:
         """Note that the sidecar's stream with this replica is open, or has closed.
@@ -440,8 +440,13 @@ class Sidecars:
 
     async def _take_addresses(
         self, connection: AsyncConnection, grant: JoinGrant, addresses: Sequence[str], now: float
-    ) -> None:
-        for address in addresses if not grant.pod_uid else ():
+    ) -> Sequence[str]:
+        """Have a sidecar hold these addresses and no others; return them, each once."""
+        wanted = sorted(set(addresses))
+        held = await _ADDRESSES.on(connection, instance=grant.instance)
+        if {each.address for each in held} == set(wanted):  # As of most that come again; each address has one holder.
+            return wanted
+        for address in wanted if not grant.pod_uid else ():
             row = (await _HOLDER.on(connection, address=address, instance=grant.instance, now=now)).first()
             own = grant.workload.namespace, grant.workload.service_account
             if row is not None and (row.namespace, row.service_account) != own:
@@ -450,8 +455,9 @@ class Sidecars:
                     hint="stop that sidecar; if it was killed, the address is free once its certificates have expired",
                 )
         await _DROP_ADDRESSES.on(connection, instance=grant.instance)
-        for address in addresses:
+        for address in wanted:
             await _TAKE_ADDRESS.on(connection, address=address, instance=grant.instance)
+        return wanted
 
 
 async def read_sidecar(connection: AsyncConnection, instance: str) -> SidecarRecord | None:
@@ -467,6 +473,12 @@ async def read_sidecar(connection: AsyncConnection, instance: str) -> SidecarRec
         {each.namespace: each.version for each in installed},
         (await _EVICTED.on(connection, instance=instance)).scalar(),
     )
+
+
+async def read_joined(connection: AsyncConnection, instance: str) -> Joined | None:
+    """Return within a greater transaction what a sidecar was granted, and when it joined."""
+    row = (await _BY_INSTANCE.on(connection, instance=instance)).first()
+    return None if row is None else Joined(grant=_sidecar(row, (), {}, None).grant, joined=row.joined)
 
 
 async def read_certificates_end(connection: AsyncConnection, record: SidecarRecord) -> float:

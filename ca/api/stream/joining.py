@@ -142,14 +142,14 @@ class Joining:
         self._count(f"token {shown.token_id}", origin)
         async with self._seconds.take_turn(instance):
             grant, record = await self._seconds.enter(instance, enter, how="enrol", origin=origin)
-            return await self._open("enrol", grant, record, protocol, csr=csr)
+            return await self._open("enrol", grant, record, protocol, has_key=renewal_digest is not None, csr=csr)
 
     async def _renew(self, message: Renew, channel: Channel | None, protocol: int, origin: str) -> Session:
         await self._renewing.check(message, channel)
         self._count(f"renew {message.registration.instance}", origin)
         async with self._seconds.take_turn(message.registration.instance):
             grant, record = await self._renewing.enter(message, origin=origin)
-            session = await self._open("renew", grant, record, protocol, csr=message.csr)
+            session = await self._open("renew", grant, record, protocol, has_key=True, csr=message.csr)
         _log.info("sidecar_renewed", instance=grant.instance, workload=str(grant.workload), origin=origin)
         return session
 
@@ -168,7 +168,7 @@ class Joining:
 
             async with self._seconds.take_turn(grant.instance):
                 record = await self._seconds.enter(grant.instance, enter, how="enrol_pod", origin=origin)
-                return await self._open("enrol_pod", grant, record, protocol, csr=csr)
+                return await self._open("enrol_pod", grant, record, protocol, has_key=False, csr=csr)
         except TouchmarkError as error:
             self._cluster.note_refusal(error, claimed=registration.instance, now=self._clock())
             raise
@@ -186,9 +186,10 @@ class Joining:
             raise
         self._count(known.instance, origin)
         grant = self._cluster.check_alive(known)
-        record = await self._store.sidecars.register(grant, registration, now=self._clock())
-        session = await self._open("resume", grant, record, protocol)
-        if 0 < sequence <= self._authorities.bundle().sequence:
+        record, has_key = await self._store.enrolment.come_again(grant, registration, now=self._clock())
+        session = await self._open("resume", grant, record, protocol, has_key=has_key)
+        # Mostly it is known: then nothing is written, nor looked for in the rotation, by thousands that come at once.
+        if 0 < sequence <= self._authorities.bundle().sequence and sequence != record.installed_sequence:
             await self._store.sidecars.mark_bundle_installed(session.instance, sequence)
             self._rotation.poke()
         if leaf.issuer != self._authorities.active.certificate.subject:
@@ -197,7 +198,14 @@ class Joining:
         return session
 
     async def _open(
-        self, how: str, grant: JoinGrant, record: SidecarRecord, protocol: int, *, csr: bytes | None = None
+        self,
+        how: str,
+        grant: JoinGrant,
+        record: SidecarRecord,
+        protocol: int,
+        *,
+        has_key: bool,
+        csr: bytes | None = None,
     ) -> Session:
         session = Session(
             instance=grant.instance,
@@ -207,7 +215,7 @@ class Joining:
             protocol=protocol,
         )
         try:
-            await self._welcome(session, grant, csr)
+            await self._welcome(session, grant, csr, has_key=has_key)
             self._cluster.check_alive(grant)  # A pod that went while it was entered would never be told to end.
             # One that was evicted while it was entered: its stream wasn't there to be ended.
             await self._store.evictions.check(grant.instance)
@@ -237,8 +245,12 @@ class Joining:
             )
         return session
 
-    async def _welcome(self, session: Session, grant: JoinGrant, csr: bytes | None) -> None:
-        """Queue the welcome and open the session; with a request sign the sidecar's own certificate."""
+    async def _welcome(self, session: Session, grant: JoinGrant, csr: bytes | None, *, has_key: bool) -> None:
+        """Queue the welcome and open the session; with a request sign the sidecar's own certificate.
+
+        Arguments:
+            has_key: the sidecar has a renewal key.
+        """
         chain: tuple[bytes, ...] = ()
         if csr is not None:
             chain = (await self._issuance.issue_sidecar(grant, csr, self._clock())).chain
@@ -256,7 +268,7 @@ class Joining:
                 foreign=self._foreign.domains,
                 ca_version=VERSION,
                 time_ms=int(self._clock() * 1000),
-                grace_s=0 if grant.pod_uid else await self._renewing.tell_grace(grant.instance),
+                grace_s=self._renewing.tell_grace(has_key=has_key),
             )
         )
         self._hub.open(session)

@@ -61,9 +61,9 @@ class Renewing:
         """
         return None if renewal is None or self._grace_s <= 0 else digest_key(renewal)
 
-    async def tell_grace(self, instance: str) -> int:
+    def tell_grace(self, *, has_key: bool) -> int:
         """Return for how many seconds after its certificate's end a sidecar may come back; 0: it may not."""
-        return int(self._grace_s) if self._grace_s > 0 and await self._store.renewal_keys.has(instance) else 0
+        return int(self._grace_s) if has_key and self._grace_s > 0 else 0
 
     async def check(self, message: Renew, channel: Channel | None) -> None:
         """Check the proof, before anybody waits for the sidecar's turn.

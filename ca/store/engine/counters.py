@@ -4,22 +4,26 @@ from __future__ import annotations
 
 from typing import Final
 
-from sqlalchemy import bindparam, select, update
+from sqlalchemy import bindparam, select
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from ca.store.engine.prepared import Prepared, prepare_upsert
+from ca.store.engine.prepared import Prepared
 from ca.store.engine.schema import counters
 
-_BEGIN: Final = prepare_upsert(counters, ("name", "value"), updated=())
-_RAISE: Final = Prepared(
-    update(counters).where(counters.c.name == bindparam("of_name")).values(value=counters.c.value + 1)
-)
+
+def _make_raise(statement: sqlite.Insert | postgresql.Insert) -> sqlite.Insert | postgresql.Insert:
+    return statement.values(name=bindparam("name"), value=1).on_conflict_do_update(
+        index_elements=[counters.c.name], set_={"value": counters.c.value + 1}
+    )
+
+
+_RAISE: Final = Prepared(_make_raise(sqlite.insert(counters)), _make_raise(postgresql.insert(counters)))
 
 
 async def raise_counter(connection: AsyncConnection, name: str) -> None:
     """Raise a counter by 1. Its row is locked until the transaction ends: do it last where nothing depends on it."""
-    await _BEGIN.on(connection, name=name, value=0)
-    await _RAISE.on(connection, of_name=name)
+    await _RAISE.on(connection, name=name)
 
 
 async def read_counter(connection: AsyncConnection, name: str) -> int:

@@ -85,9 +85,16 @@ def prepare_insert(table: Table) -> Prepared:
     return Prepared(insert(table).values({column.name: bindparam(column.name) for column in table.c}))
 
 
-def prepare_update(table: Table, names: Sequence[str], *conditions: ColumnElement[bool]) -> Prepared:
-    """Prepare a change of columns; its parameters are their names, and what the conditions name otherwise."""
-    return Prepared(update(table).where(*conditions).values({name: bindparam(name) for name in names}))
+def prepare_update(
+    table: Table, names: Sequence[str], *conditions: ColumnElement[bool], returns: bool = False
+) -> Prepared:
+    """Prepare a change of columns; its parameters are their names, and what the conditions name otherwise.
+
+    Arguments:
+        returns: it returns the rows as they are then, whole, instead of how many it changed.
+    """
+    statement = update(table).where(*conditions).values({name: bindparam(name) for name in names})
+    return Prepared(statement.returning(*table.c) if returns else statement)
 
 
 def prepare_upsert(table: Table, names: Sequence[str], *, updated: Sequence[str] | None = None) -> Prepared:

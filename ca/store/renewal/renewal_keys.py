@@ -81,8 +81,7 @@ class RenewalKeys:
 
     async def has(self, instance: str) -> bool:
         """Return whether a sidecar has a key that wasn't used yet."""
-        rows = await self._database.read(lambda connection: _UNSPENT.on(connection, instance=instance))
-        return rows.first() is not None
+        return await self._database.read(lambda connection: has_unspent(connection, instance))
 
     async def spend(
         self,
@@ -154,6 +153,11 @@ class RenewalKeys:
     async def prune(self, *, spent_before: float) -> int:
         """Forget some keys that were used long ago; return how many: call again while it's more than 0."""
         return await delete_before(self._database, renewal_keys, renewal_keys.c.spent, spent_before)
+
+
+async def has_unspent(connection: AsyncConnection, instance: str) -> bool:
+    """Return within a greater transaction whether a sidecar has a key that wasn't used yet."""
+    return (await _UNSPENT.on(connection, instance=instance)).first() is not None
 
 
 async def _add(connection: AsyncConnection, instance: str, digest: bytes, now: float) -> None:

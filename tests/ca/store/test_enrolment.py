@@ -7,13 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 
 from ca.store.enrolment import Enrolment
 from ca.store.join_tokens import REPEATABLE_S
 from ca.store.records import JoinGrant
 from shared.model.errors import ConflictError, RefusedError
 from shared.model.identity.identity import Workload
-from tests.ca.founded import DATABASE, NOW, WEB, join, opened, registration, spend
+from tests.ca.founded import DATABASE, NOW, WEB, join, make_csr, opened, registration, spend
 
 
 async def test_of_many_attempts_at_once_exactly_one_spends_a_token(tmp_path: Path) -> None:
@@ -138,6 +139,28 @@ async def test_sidecars_of_pods_are_listed_and_forgotten_by_their_pods(tmp_path:
         assert await core.store.sidecars.delete_of_pods(["uid-2", "", "unknown"]) == 1
         assert [record.pod_uid for record in await core.store.sidecars.list_all()] == ["uid-1"]
         assert await core.store.sidecars.get_at("198.18.0.2") is None
+
+
+async def test_who_comes_again_is_found_by_its_certificate_and_registered(tmp_path: Path) -> None:
+    async with opened(tmp_path / "d") as core:
+        grant = await join(core, "one", WEB, "198.18.0.2")
+        issued = await core.issuance.issue_sidecar(grant, make_csr(), NOW)
+        enrolment = core.store.enrolment
+        serial = x509.load_der_x509_certificate(issued.chain[0]).serial_number
+        line, sidecar = await enrolment.find_by_certificate(serial)
+        assert line is not None and sidecar is not None
+        assert (line.serial, line.instance, sidecar.grant) == (serial, "one", grant)
+        assert await enrolment.find_by_certificate(serial + 1) == (None, None)
+        for number, has_key in enumerate((False, True)):
+            async with core.store.database.writing() as connection:
+                digest = b"1" * 32 if has_key else None
+                await core.store.renewal_keys.begin(connection, "one", digest, now=NOW)
+            said = registration("one", "198.18.0.2")
+            record, has_one = await enrolment.come_again(grant, said, now=NOW + number)
+            assert (record.connected, record.last_seen, has_one) == (True, NOW + number, has_key)
+        await core.store.evictions.evict("one", now=NOW + 5)
+        with pytest.raises(RefusedError, match="evicted"):
+            await enrolment.come_again(grant, said, now=NOW + 6)
 
 
 def make_pod_grant(instance: str, uid: str, *, account: str = "web") -> JoinGrant:

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import msgspec
 import pytest
+from cryptography import x509
 
 from bench.edges import make_records
 from bench.store.asked import list_questions
@@ -134,7 +135,9 @@ async def _join(store: Store, issuance: Issuance, now: float) -> None:
     grant, _ = await store.enrolment.enter_by_token(
         token_id=token.token_id, secret=secret, now=now, renewal_digest=b"1" * 32, registration=first, key_digest=b"key"
     )
-    await issuance.issue_sidecar(grant, make_csr(), now)
+    chain = (await issuance.issue_sidecar(grant, make_csr(), now)).chain
+    await store.enrolment.find_by_certificate(x509.load_der_x509_certificate(chain[0]).serial_number)
+    await store.enrolment.come_again(grant, first, now=now)
     await _fails(
         store.enrolment.enter_by_token(
             token_id=token.token_id, secret=secret, now=now, registration=first, key_digest=b"another"
