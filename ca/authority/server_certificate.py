@@ -7,8 +7,8 @@ OpenSSL's loader wants a file, and gets a memfd that is closed at once.
 While a root is rotated there is a certificate below each root of the bundle. A client that says which roots it knows
 (``shared/model/trust/root_hint.py``) gets one that leads there, others the active root's, once they can know it.
 
-What this does *not* verify: client certificates beyond their chain to a root. They are optional in the handshake;
-code that relies on one verifies it again, against the current bundle (``ca/authenticate``).
+What this does *not* verify: client certificates beyond their chain to an issuer of ours. They are optional in the
+handshake; code that relies on one verifies it again, against the current bundle (``ca/authenticate``).
 """
 
 from __future__ import annotations
@@ -111,8 +111,9 @@ class ServerCertificate:
         # Sidecars show their own certificate alone. Who comes with one of an issuer that is trusted no more is let in
         # to be told so: as when it showed the issuer, too.
         records = self._authorities.snapshot.records
-        known = (r.certificate for r in records if r.kind is AuthorityKind.ISSUING and now < r.not_after)
-        trusted = (*bundle.roots, *known)
+        roots = {r.authority_id for r in records if r.certificate in bundle.roots}
+        known = (r for r in records if r.kind is AuthorityKind.ISSUING and r.root_id in roots and now < r.not_after)
+        trusted = (*bundle.roots, *(each.certificate for each in known))
         served: list[_Served] = []
         for signer in self._authorities.snapshot.server_signers:
             try:
@@ -175,6 +176,8 @@ def _make_context() -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.num_tickets = 0  # A resumed session would skip the check against the current bundle.
     context.verify_mode = ssl.CERT_OPTIONAL
+    # Each issuer that is loaded is one of a root of the bundle: who signed it isn't verified anew in each handshake.
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     return context
 
 
