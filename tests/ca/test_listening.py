@@ -5,18 +5,19 @@ import contextlib
 import socket
 import ssl
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiohttp import web
 from websockets.exceptions import ConnectionClosed
 
 from ca import listening
-from ca.connections import ConnectionRoom
-from ca.listening import bind, serve_tls
+from ca.connections import ConnectionRoom, Visitor
+from ca.listening import MAX_ACCEPTED, bind, serve_tls
 from ca.runtime import serve
 from shared.model.errors import InputError, UnavailableError
 from shared.model.wire.messages import ConnectionsReport, DirectoryEntry, LiveConnection, Lookup, encode_message
-from tests.ca.running import FakeSidecar, make_client_context, running_ca
+from tests.ca.running import FakeSidecar, eventually, make_client_context, running_ca
 
 LIVE = LiveConnection(
     connection="c", tunnel="t", direction="egress", source="198.18.0.2:1", destination="198.18.0.3:2",
@@ -56,6 +57,44 @@ def test_a_free_port_is_found_and_one_in_use_is_named() -> None:
 def test_a_name_that_nobody_knows_is_refused() -> None:
     with pytest.raises(InputError, match="resolved"):
         bind("no-such-host.invalid", 0)
+
+
+async def test_of_those_who_come_at_once_few_begin_in_a_turn_and_who_has_gone_meanwhile_does_not() -> None:
+    """Else thousands advance together, and none of them is served before all are."""
+
+    class Room(ConnectionRoom):
+        knocked = 0
+
+        def knock(self, *arguments: Any, **named: Any) -> Visitor | None:
+            self.knocked += 1
+            return super().knock(*arguments, **named)
+
+    room = Room(100, note_closed=lambda: None)
+    many = 3 * MAX_ACCEPTED
+    async with contextlib.AsyncExitStack() as stack:
+        listener = bind("127.0.0.1", 0)  # Closed by the door.
+        gone = socket.create_connection(listener.getsockname())
+        (_, port), (_, its_port) = listener.getsockname(), gone.getsockname()
+        gone.close()
+        await eventually(lambda: has_been_closed(port, its_port))
+        waiting = [stack.enter_context(socket.create_connection(listener.getsockname())) for _ in range(many)]
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        await serve_tls(stack, web.Application(), listener, context, room=room)
+        async with asyncio.timeout(60):
+            while room.knocked < many:
+                before = room.knocked
+                await asyncio.sleep(0)  # One turn of the loop.
+                assert room.knocked - before <= MAX_ACCEPTED
+        for each in waiting:
+            each.close()
+        await eventually(lambda: len(room) == 0)
+    assert room.knocked == many
+
+
+def has_been_closed(port: int, peer_port: int) -> bool:
+    """Tell whether the kernel knows that a connection's peer has closed it (/proc/net/tcp: 08 is TCP_CLOSE_WAIT)."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()]
+    return any((f"{port:04X}", f"{peer_port:04X}", "08") == (row[1][-4:], row[2][-4:], row[3]) for row in rows)
 
 
 async def is_ended(reader: asyncio.StreamReader) -> bool:
