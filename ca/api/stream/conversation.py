@@ -78,6 +78,20 @@ class Conversation:
         Raises:
             TouchmarkError: the peer is to be refused.
         """
+        failure = await self._run()
+        if failure is not None:
+            try:
+                raise failure
+            finally:
+                del failure  # Its traceback names this frame: each would hold the other, and the stream with them.
+        why = self._tell_end()
+        code = WSCloseCode.SERVICE_RESTART if why == "shutdown" else WSCloseCode.TRY_AGAIN_LATER
+        with contextlib.suppress(TimeoutError, ConnectionError):
+            async with asyncio.timeout(CLOSE_DEADLINE_S):
+                await self._websocket.close(code=WSCloseCode.OK if why in ("peer", REPLACED) else code)
+
+    async def _run(self) -> Exception | None:
+        """Read and write until either side ends it; return the fault that did."""
         session = self._session
         reader = asyncio.create_task(self._read(), name=f"stream-read-{session.instance}")
         reader.add_done_callback(self._note_end)
@@ -90,23 +104,25 @@ class Conversation:
             session.outbox.on_put = None
             session.ended.remove_done_callback(self._note_end)
             tasks = [reader, *self._in_work] if self._writer is None else [reader, self._writer, *self._in_work]
+            self._writer = None
             for task in tasks:
                 task.cancel()
             results = await asyncio.gather(*tasks, return_exceptions=True)
-        why = session.ended.result() if session.ended.done() else "peer"
+        why = self._tell_end()
         session.has_stopped = why == "peer" and self._websocket.close_code == WSCloseCode.GOING_AWAY
         if why != "peer":
             self._metrics.streams_closed.labels(why=why).inc()
         _log.info("stream_closed", instance=session.instance, why=why, close_code=self._websocket.close_code)
         for failure in results:
             if isinstance(failure, TouchmarkError):
-                raise failure
+                return failure
             if isinstance(failure, Exception) and not isinstance(failure, TimeoutError | ConnectionError):
-                raise failure
-        code = WSCloseCode.SERVICE_RESTART if why == "shutdown" else WSCloseCode.TRY_AGAIN_LATER
-        with contextlib.suppress(TimeoutError, ConnectionError):
-            async with asyncio.timeout(CLOSE_DEADLINE_S):
-                await self._websocket.close(code=WSCloseCode.OK if why in ("peer", REPLACED) else code)
+                return failure
+        return None
+
+    def _tell_end(self) -> str:
+        """Return why the stream has ended."""
+        return self._session.ended.result() if self._session.ended.done() else "peer"
 
     def _note_end(self, _: object = None) -> None:
         """Take note that a part has ended: so does the whole."""

@@ -127,7 +127,7 @@ class StreamEndpoint:
         try:
             return await self._serve(request, websocket, protocol)
         finally:
-            _part(request)
+            _part(request, websocket)
             self._note_ended()
 
     async def _serve(self, request: web.Request, websocket: web.WebSocketResponse, protocol: int) -> web.StreamResponse:
@@ -198,14 +198,18 @@ class StreamEndpoint:
                 await websocket.close(code=WSCloseCode.POLICY_VIOLATION, message=error.code.encode())
 
 
-def _part(request: web.Request) -> None:
+def _part(request: web.Request, websocket: web.WebSocketResponse) -> None:
     """Part a connection from its WebSocket, which has ended: aiohttp leaves each holding the other.
 
-    Thousands of streams that their sidecars close at once, with the buffers of their TLS connections, would stay until
-    the garbage collector comes: 60 KiB each, beside those that come in their place.
+    Thousands of streams that end at once, with the buffers of their TLS connections, would stay until the garbage
+    collector comes: 60 KiB each, beside those that come in their place. Where the CA closes one, the peer's answer to
+    that begins aiohttp's heartbeat anew, which holds it for another 30 s; and the error of a connection that broke,
+    which is kept, holds what it went through.
     """
     with contextlib.suppress(AttributeError):  # Another release of aiohttp.
         request.protocol._data_received_cb = None
+        websocket._cancel_heartbeat()
+        websocket._exception = None
 
 
 def _get_tls(request: web.Request) -> ssl.SSLObject | None:

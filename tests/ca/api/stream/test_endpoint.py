@@ -57,7 +57,17 @@ from tests.ca.running import (
 EVERYTHING = DecisionFilter()
 
 
-async def test_a_sidecar_joins_gets_a_certificate_and_hears_of_changes(services: RunningCA, tmp_path: Path) -> None:
+async def test_a_sidecar_joins_gets_a_certificate_and_hears_of_changes(
+    services: RunningCA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noted: list[int] = []
+    mark = services.store.sidecars.mark_bundle_installed
+
+    async def note(instance: str, sequence: int) -> None:
+        noted.append(sequence)
+        await mark(instance, sequence)
+
+    monkeypatch.setattr(services.store.sidecars, "mark_bundle_installed", note)
     async with FakeSidecar(services) as client:
         csr = client.csr
         registration = make_registration("a", "198.18.0.2")
@@ -106,6 +116,8 @@ async def test_a_sidecar_joins_gets_a_certificate_and_hears_of_changes(services:
         assert isinstance(await client.receive(), Welcome)
         await client.send(Lookup(address="198.18.0.2"))
         assert isinstance(await client.receive(), DirectoryEntry)
+    # What is known isn't noted again, however often it is said.
+    assert noted == [welcome.bundle.sequence, bundle.bundle.sequence]
 
 
 @pytest.mark.parametrize("data", [b"{}", b'{"type":"nonsense"}', b"\xff\xfe"])
@@ -293,17 +305,34 @@ def test_the_line_and_both_kinds_of_places_leave_room_for_probes_and_newcomers(l
     assert endpoint.count_line(limit) >= 128 and limit - taken >= 128
 
 
-async def test_what_a_stream_had_is_freed_without_the_garbage_collector_when_its_sidecar_closes_it(
-    services: RunningCA,
+async def test_what_a_stream_had_is_freed_without_the_garbage_collector_however_it_ends(
+    services: RunningCA, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(endpoint, "HEARTBEAT_S", 3_600.0)  # Whose timers would hold it, too.
+
+    async def break_the_protocol(client: FakeSidecar) -> None:
+        await client.stream.send(b"{}")
+
+    async def cut(client: FakeSidecar) -> None:
+        client.stream.transport.abort()
+
+    async def leave(client: FakeSidecar) -> None:
+        await client.stream.close()
+
+    async def be_sent_away(_: FakeSidecar) -> None:
+        services.hub.end_all("shutdown")
+
     others = list_websockets()
     was_on = gc.isenabled()
     gc.disable()
     try:
-        async with FakeSidecar(services) as client:
-            await client.enrol("a")
-            (kept,) = [weakref.ref(each) for each in list_websockets() if not any(each is other for other in others)]
-        await eventually(lambda: kept() is None)
+        for number, end in enumerate((leave, cut, be_sent_away, break_the_protocol)):
+            async with FakeSidecar(services) as client:
+                await client.enrol(f"a{number}")
+                (kept,) = [weakref.ref(one) for one in list_websockets() if not any(one is other for other in others)]
+                await end(client)
+                await client.stream.wait_closed()
+            await eventually(lambda kept=kept: kept() is None)
     finally:
         if was_on:
             gc.enable()
