@@ -38,7 +38,13 @@ def test_an_order_is_filled_by_the_authority_that_was_handed_over() -> None:
         {"lifetime_s": 1.0},
         {"now": ISSUER.record.not_after},
     ],
-    ids=str,
+    ids=[
+        "another's signature",
+        "no request",
+        "a request too long",
+        "a lifetime too short",
+        "an authority that has ended",
+    ],
 )
 def test_a_refusal_is_the_same_error_as_in_the_cas_own_process(options: dict[str, bytes | float]) -> None:
     order = msgspec.structs.replace(make_order(), **options)
