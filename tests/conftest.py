@@ -27,7 +27,6 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "each_release: depends on the API server's release; `make test-releases`")
     config.addinivalue_line("markers", "peers: needs other implementations; `make test-peers` runs these alone")
     config.addinivalue_line("markers", "node: needs a real node; `make test-node` runs these alone")
-    config.addinivalue_line("markers", "second_node: of those, what CI runs on a second node beside the others")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

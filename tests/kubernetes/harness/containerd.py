@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from scripts.kubernetes import cache, packages
+from scripts.kubernetes import packages
 from scripts.kubernetes.cache import SetupError
 from scripts.kubernetes.images import Image, blobs, export
 from tests.kubernetes.harness import unpacked
@@ -72,14 +72,11 @@ class Containerd:
         wanted = blobs(images.values())
         kept = unpacked.find_nearest(wanted, max_missing_bytes=_MAX_MISSING_BYTES)
         if kept is None:
-            with cache.lock("unpacked"):  # Of two nodes that start together, one does it for both.
-                kept = unpacked.find_nearest(wanted, max_missing_bytes=_MAX_MISSING_BYTES)
-                if kept is None:
-                    self._run_program()
-                    self._import(images, without=())
-                    self.stop()
-                    unpacked.keep(self.directory / "root", self.directory.parent.parent.name)
-                    kept = unpacked.find_nearest(wanted, max_missing_bytes=0)
+            self._run_program()
+            self._import(images, without=())
+            self.stop()
+            unpacked.keep(self.directory / "root", self.directory.parent.parent.name)
+            kept = unpacked.find_nearest(wanted, max_missing_bytes=0)
             assert kept is not None
         kept.mount(self.directory / "root")
         self._kept = kept

@@ -15,19 +15,12 @@ from tests.kubernetes.harness.node import CONFIG_MAP_S, Node
 from tests.kubernetes.harness.prepared_command import PreparedCommand
 from tests.kubernetes.node.mesh import Mesh
 
-_HERE = Path(__file__).parent
 # They take the installation away that the others share.
 _LAST = ("test_uninstall.py", "test_upgrade_in_place.py", "test_replicas.py")
-# A run waits most of its time: CI has two at once, each with a node of its own; these take about as long as the others.
-_SECOND = ("test_images.py", "test_node.py", "test_services.py", "test_upgrade.py", *_LAST)
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: _LAST.index(item.path.name) + 1 if item.path.name in _LAST else 0)
-    for item in items:
-        if item.path.name in _SECOND and item.path.parent == _HERE:
-            item.add_marker(pytest.mark.second_node)
 
 
 @pytest.fixture(scope="session")
