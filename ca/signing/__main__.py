@@ -33,8 +33,9 @@ def main(arguments: Sequence[str]) -> int:
     # The CA's end closes the socket, which ends this process where it runs: the signal does where it is stopped.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     forbid_dumps()
-    # The terminal's Ctrl-C is for the CA.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # What ends the whole group of processes, as a terminal or a supervisor does, is for the CA.
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, signal.SIG_IGN)
     quicken_enumerations()
     with socket.socket(fileno=int(arguments[0])) as connection, contextlib.suppress(ConnectionError):
         serve(connection)

@@ -43,7 +43,7 @@ FEW_FOR_S: Final = 60.0
 MIN_PAUSE_S: Final = 1.0
 MAX_PAUSE_S: Final = 60.0
 # Of the CA's environment; the rest may hold the key-encryption key, or the database's password.
-_KEPT_VARIABLES: Final = ("LANG", "LC_ALL", "LD_LIBRARY_PATH", "PATH", "PYTHONHOME", "PYTHONPATH", "TZ")
+_KEPT_VARIABLES: Final = ("LANG", "LC_ALL", "LD_LIBRARY_PATH", "PATH", "PYTHONHOME", "TZ")
 
 _log = structlog.get_logger("touchmark.ca")
 
@@ -154,7 +154,7 @@ class SigningProcess:
             stack.callback(theirs.close)
             stack.callback(ours.close)
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "ca.signing", str(theirs.fileno()),
+                sys.executable, "-P", "-m", "ca.signing", str(theirs.fileno()),
                 stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(),), env=_make_environment(os.environ),
             )  # fmt: skip
@@ -210,4 +210,14 @@ async def _end(process: asyncio.subprocess.Process) -> None:
 
 
 def _make_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    return {name: environment[name] for name in _KEPT_VARIABLES if name in environment}
+    """Return what starts the same interpreter, with modules from where this process has its own and nowhere else.
+
+    Else a CA that was started apart from its environment and working directory (``-I``, ``-P``, ``PYTHONSAFEPATH``)
+    would hand its key to whatever these hold under the name of the signing process.
+    """
+    kept = {name: environment[name] for name in _KEPT_VARIABLES if name in environment}
+    if sys.flags.ignore_environment:
+        kept.pop("PYTHONHOME", None)
+    if sys.flags.no_user_site:
+        kept["PYTHONNOUSERSITE"] = "1"
+    return {**kept, "PYTHONPATH": os.pathsep.join(sys.path)}

@@ -101,6 +101,8 @@ async def test_a_process_that_is_lost_gives_everything_back_at_once(how: str) ->
         outcomes = await asyncio.gather(*given, return_exceptions=True)
         assert {type(each) for each in outcomes} == {ChannelLostError}
         assert await channel.lost
+        channel._transport = None  # Nothing is written any more, which uvloop's transport would answer by an error.
+        channel.hand_over(NEXT_ISSUER)
         with pytest.raises(ChannelLostError):
             await channel.give(ISSUER, make_order())
 

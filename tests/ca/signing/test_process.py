@@ -150,7 +150,14 @@ async def test_a_request_that_doesnt_hold_is_refused_and_the_others_get_theirs(t
         assert len(await core.store.ledger.list_lines()) == 8
 
 
-async def test_it_is_started_once_much_is_signed_and_ended_once_little_is(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_it_is_started_once_much_is_signed_and_ended_once_little_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What the working directory holds under its name isn't started, unless this process has its modules from there.
+    monkeypatch.setattr(sys, "path", [each for each in sys.path if each])
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ca").mkdir()
+    (tmp_path / "ca/__init__.py").write_text("raise SystemExit(1)")
     second = 0.0
     signing = SigningProcess(lambda: ISSUER, monotonic=lambda: second)
     monkeypatch.setattr(module, "FEW_FOR_S", 0.01)
@@ -205,8 +212,10 @@ async def test_it_takes_a_processor_of_its_own_or_there_is_none(
 
 
 def test_of_the_environment_it_gets_what_starts_an_interpreter() -> None:
-    given = {"PATH": "/bin", "TOUCHMARK_KEK": "secret", "PGPASSWORD": "secret", "PYTHONPATH": "/src"}
-    assert module._make_environment(given) == {"PATH": "/bin", "PYTHONPATH": "/src"}
+    given = {"PATH": "/bin", "TOUCHMARK_KEK": "secret", "PGPASSWORD": "secret", "PYTHONPATH": "/foreign"}
+    made = module._make_environment(given)
+    made.pop("PYTHONNOUSERSITE", None)  # As these tests were started.
+    assert made == {"PATH": "/bin", "PYTHONPATH": os.pathsep.join(sys.path)}
 
 
 def test_it_ends_when_the_ca_is_gone_and_can_be_looked_into_by_nobody() -> None:
