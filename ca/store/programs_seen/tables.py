@@ -18,6 +18,7 @@ program_sightings: Final = Table(
     Column("last", Double, nullable=False),
     Column("record", Text, nullable=False),
     Index("ix_program_sightings_last", "last"),
+    Index("ix_program_sightings_namespace", "namespace", "last"),
 )
 
 program_refusals: Final = Table(

@@ -25,7 +25,7 @@ from shared.model.identity.identity import Workload
 from shared.model.identity.program import Program
 from shared.model.policy.decision import Answer, DraftVerdict
 from shared.model.policy.reasons import Reason
-from shared.model.policy.rules import Direction, Mode, PolicyDraft
+from shared.model.policy.rules import MAX_PROGRAMS, Direction, Mode, PolicyDraft
 from shared.model.wire.admin_audit import AuditMark
 from tests.ca.founded import KEK, make_csr, make_rotation, registration
 from tests.ca.store.test_foreign_domains import PARTNER
@@ -80,6 +80,10 @@ async def _manage_namespaces(store: Store, now: float) -> None:
     await namespaces.list_programs("shop")
     await history.undo("shop")
     await namespaces.put_program(record)
+    # More than a namespace holds; the second one is refused by what is known since the first.
+    many = tuple(Program(digest=f"{number:064x}") for number in range(MAX_PROGRAMS + 1))
+    for _ in range(2):
+        await _fails(namespaces.put_program(replace(record, name="many", programs=many)))
     await namespaces.delete_program("shop", "web")
     await namespaces.list_group_labels()
     await namespaces.list_pod_workloads()
