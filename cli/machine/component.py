@@ -26,4 +26,17 @@ def become_component(name: str, arguments: Sequence[str]) -> NoReturn:
         )
     sys.stdout.flush()
     sys.stderr.flush()
-    os.execv(sys.executable, [sys.executable, "-m", name, *arguments])
+    os.execv(sys.executable, [sys.executable, *list_flags(), "-m", name, *arguments])
+
+
+def list_flags() -> list[str]:
+    """Return what keeps modules of the working directory from being the component's.
+
+    With ``-m`` alone they come first, whoever wrote them, and a component often runs as root. They are right where this
+    process, too, has its modules from there: in a source tree.
+    """
+    try:
+        here = os.getcwd()
+    except FileNotFoundError:  # It was deleted.
+        here = ""
+    return [] if {"", here} & set(sys.path) else ["-P"]
