@@ -29,7 +29,7 @@ _MAX_NEWEST = 16
 _MAX_THREADS = 1_024
 # For the looks at new connections, on the event loop: so long a look at the threads serves, and at most so many of
 # them are looked at, the next ones at the next look. Each costs about 10 µs.
-_THREADS_AGE_S = 0.05
+THREADS_AGE_S = 0.05
 _MAX_THREADS_AT_ONCE = 32
 _STATUS_BYTES = 8_192
 _STAT_BYTES = 2_048
@@ -73,7 +73,7 @@ class Process:
 
     __slots__ = (
         "_descriptors", "_directory", "_exit", "_hints", "_is_recycling", "_pidfd", "_status", "_thread_turn",
-        "_threads_until", "facts", "image", "memory", "pid",
+        "_threads_until", "_tracer_until", "facts", "image", "memory", "pid",
     )  # fmt: skip
 
     def __init__(self, pid: int, *, proc: str = "/proc") -> None:
@@ -82,7 +82,7 @@ class Process:
         # Where sockets were found, the one longest ago first.
         self._hints: OrderedDict[str, None] = OrderedDict()
         self._is_recycling = False  # The last one was one of these, and not the one before.
-        self._threads_until = 0.0
+        self._threads_until = self._tracer_until = 0.0
         self._thread_turn = 0
         try:
             self.memory = Memory(pid, proc=proc)
@@ -171,7 +171,7 @@ class Process:
                 raise self._traced(tracer)
         except (OSError, ProcessTextError) as error:
             raise _explain(error, self.pid, self.facts) from error
-        self._threads_until = now + _THREADS_AGE_S
+        self._threads_until = now + THREADS_AGE_S
 
     def find_descriptor(self, inode: int, *, hint: str = "", max_descriptors: int = 0) -> str:
         """Look for a socket among its descriptors: where one was found before, then the newest first.
@@ -195,8 +195,9 @@ class Process:
     ) -> tuple[str, bool]:
         """Look for a socket as ``find_descriptor``; then see that nobody traces it, and whether it runs what it did.
 
-        Only in this order: the same ``execve`` as when it was opened is the one that ran all the time between, so the
-        descriptor was seen in this program's table.
+        Who traces it is looked at each 50 ms, as with its other threads: it is the dearest of these looks, since the
+        kernel writes everything that ``status`` tells. Only in this order: the same ``execve`` as when it was opened
+        is the one that ran all the time between, so the descriptor was seen in this program's table.
 
         Arguments:
             key: of the executable.
@@ -208,14 +209,18 @@ class Process:
         Raises:
             AttestationError: it is traced (``process_traced``), or gone.
         """
+        now = time.monotonic()
         if (look := current_look()) is None:
             descriptor = self.find_descriptor(inode, hint=hint, max_descriptors=max_descriptors)
             if not descriptor:
                 return "", False
-            self.refuse_tracer(all_threads=False)
+            if now >= self._tracer_until:
+                self.refuse_tracer(all_threads=False)
+                self._tracer_until = now + THREADS_AGE_S
             return descriptor, not self.has_executed() and self.read_executable() == key
         names = array("I", map(int, self._list_hints(hint, max_descriptors))).tobytes()
-        files = self._status, self.memory.maps, self._directory
+        is_due = now >= self._tracer_until
+        files = self._status if is_due else None, self.memory.maps, self._directory
         found = look.look(self._descriptors, inode, names, *files)
         if found is None and max_descriptors and (name := self._search(inode, max_descriptors)):
             found = look.look(self._descriptors, inode, array("I", (int(name),)).tobytes(), *files)
@@ -227,6 +232,8 @@ class Process:
             raise _explain(error, self.pid, self.facts) from error
         if tracer:
             raise self._traced(tracer)
+        if is_due:
+            self._tracer_until = now + THREADS_AGE_S
         return self._remember(str(number)), bool(is_in_use) and executable == key
 
     def _list_hints(self, hint: str, max_descriptors: int) -> list[str]:

@@ -123,7 +123,7 @@ def test_a_process_that_holds_a_socket_is_compared_with_what_it_ran() -> None:
 
 def test_of_many_threads_each_look_sees_the_next_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     """A debugger of any of them is met after as many looks as there are times 32 threads."""
-    monkeypatch.setattr("sidecar.attest.process._THREADS_AGE_S", 0.0)
+    monkeypatch.setattr("sidecar.attest.process.THREADS_AGE_S", 0.0)
     code = "import sys,threading,time\nthreads=[threading.Thread(target=time.sleep,args=(600,),daemon=True)"
     code += " for _ in range(79)]\nfor each in threads: each.start()\n" + WAIT
     seize = "import ctypes,sys\nl=ctypes.CDLL(None,use_errno=True)\n"
