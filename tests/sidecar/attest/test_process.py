@@ -56,11 +56,11 @@ def test_where_descriptors_come_back_in_turn_the_one_found_longest_ago_is_looked
     try:
         inodes = [os.fstat(each.fileno()).st_ino for each in servers]
         names = [process.find_descriptor(inode, max_descriptors=1_000) for inode in inodes]
-        assert process._list_hints("", 0)[0] == names[-1]  # So far each was a new one.
+        assert str(process._list_hints("", 0)[0]) == names[-1]  # So far each was a new one.
         assert process.find_descriptor(inodes[0]) == names[0]
-        assert process._list_hints("", 0)[0] == names[1]
+        assert str(process._list_hints("", 0)[0]) == names[1]
         assert process.find_descriptor(inodes[0]) == names[0]  # The same again.
-        assert process._list_hints("", 0)[0] == names[0]
+        assert str(process._list_hints("", 0)[0]) == names[0]
     finally:
         process.close()
         for each in servers:
@@ -74,8 +74,8 @@ def test_before_a_table_is_searched_more_places_are_looked_at() -> None:
         for each in servers:
             process.find_descriptor(os.fstat(each.fileno()).st_ino, max_descriptors=1_000)
         names = [str(each.fileno()) for each in servers]
-        assert [name for name in names if name in process._list_hints("", 0)] == [*names[:4], names[-1]]
-        assert [name for name in names if name in process._list_hints("", 1)] == [*names[:12], names[-1]]
+        assert [name for name in names if int(name) in process._list_hints("", 0)] == [*names[:4], names[-1]]
+        assert [name for name in names if int(name) in process._list_hints("", 1)] == [*names[:12], names[-1]]
     finally:
         process.close()
         for each in servers:
