@@ -76,7 +76,7 @@ async def serve_foreign(sidecar: Sidecar, captured: Captured, application: Endpo
                 raise Refused(Reason.PROCESS_VANISHED, "the listener, or its approval, changed during the handshake")
             connection.decide()
             await await_clearance(sidecar, connection)
-            connection.application = await dial_application(sidecar, application, arrived_at=captured.destination)
+            connection.application = await dial_application(sidecar, application)
             connection.check_not_revoked()
             await pump_through_tls(sidecar, connection, arrival.session, captured.connection)
         finally:

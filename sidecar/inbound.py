@@ -229,9 +229,7 @@ async def serve_connection(sidecar: Sidecar, tunnel: Tunnel, turn: Turn, *, sour
             await obtain_policy(sidecar, tunnel.peer.identity.workload.namespace)
             connection.decide()
             await await_clearance(sidecar, connection)
-            application = connection.application = await dial_application(
-                sidecar, listener.application, arrived_at=local
-            )
+            application = connection.application = await dial_application(sidecar, listener.application)
             acceptance = await see_accepted(sidecar, connection, application)
             connection.check_not_revoked()
             if pump.finished.done():  # The initiator has given up.

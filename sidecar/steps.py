@@ -22,7 +22,7 @@ from sidecar.proving import see_accepted
 from sidecar.pump.ends import wait_for_end
 from sidecar.pump.plain_pump import PlainPump
 from sidecar.pump.tls_pump import TlsPump
-from sidecar.sockets.address import Endpoint, is_loopback
+from sidecar.sockets.address import Endpoint
 from sidecar.sockets.dial import DialError, dial
 from sidecar.sockets.ending import reset, reset_after_delivery
 from sidecar.tls.foreign_handshake import Session
@@ -114,19 +114,15 @@ async def obtain_policy(sidecar: Sidecar, namespace: str) -> None:
         raise Refused(Reason.CA_UNAVAILABLE, f"the policy of {namespace} isn't known") from error
 
 
-async def dial_application(sidecar: Sidecar, application: Endpoint, *, arrived_at: Endpoint) -> socket.socket:
+async def dial_application(sidecar: Sidecar, application: Endpoint) -> socket.socket:
     """Connect to an application of this pod.
-
-    Arguments:
-        arrived_at: the address of this pod, and the port, at which its peer's connection has arrived.
 
     Raises:
         Refused: it can't be reached.
     """
     loop = asyncio.get_running_loop()
     try:
-        is_here = application[0] == arrived_at[0] or is_loopback(application[0])
-        return await dial(loop, application, mark=sidecar.mark, timeout_s=sidecar.limits.dial_s, is_here=is_here)
+        return await dial(loop, application, mark=sidecar.mark, timeout_s=sidecar.limits.dial_s)
     except DialError as error:
         raise Refused(Reason.APPLICATION_UNREACHABLE, str(error)) from error
 

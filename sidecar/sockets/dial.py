@@ -19,23 +19,20 @@ class DialError(OSError):
     """The destination refused, can't be reached or didn't answer in time."""
 
 
-async def dial(
-    loop: asyncio.AbstractEventLoop, destination: Endpoint, *, mark: int, timeout_s: float, is_here: bool = False
-) -> socket.socket:
+async def dial(loop: asyncio.AbstractEventLoop, destination: Endpoint, *, mark: int, timeout_s: float) -> socket.socket:
     """Connect to an address and port.
 
     Arguments:
         mark: SO_MARK, by which the capture rules know the sidecar's own connections; 0 for none.
-        is_here: the address is one of this network namespace, whose kernel says so when the other end goes.
 
     Returns:
-        a connected, non-blocking socket with TCP_NODELAY, and keep-alive unless it ``is_here``.
+        a connected, non-blocking socket with TCP_NODELAY and keep-alive.
 
     Raises:
         DialError: it isn't connected within ``timeout_s``.
     """
     try:
-        connection = dial_now(destination, mark=mark, is_here=is_here)
+        connection = dial_now(destination, mark=mark)
     except OSError as error:
         raise DialError(error.errno, f"{destination[0]}:{destination[1]}: {error.strerror or error}") from error
     try:
@@ -55,8 +52,8 @@ async def dial(
     return connection
 
 
-def dial_now(destination: Endpoint, *, mark: int, is_here: bool = False) -> socket.socket:
-    """Begin to connect; the socket may not be connected yet. Arguments as for ``dial``.
+def dial_now(destination: Endpoint, *, mark: int) -> socket.socket:
+    """Begin to connect; the socket may not be connected yet.
 
     Raises:
         OSError: it failed at once.
@@ -65,8 +62,7 @@ def dial_now(destination: Endpoint, *, mark: int, is_here: bool = False) -> sock
     connection = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     try:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if not is_here:
-            keep_alive(connection)
+        keep_alive(connection)
         if mark:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
         outcome = connection.connect_ex(destination)

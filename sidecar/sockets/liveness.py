@@ -1,4 +1,4 @@
-"""Finds out that the other end of a TCP connection has gone without a word: keep-alive on what leads elsewhere.
+"""Finds out that the other end of a TCP connection has gone without a word: keep-alive on everything that is carried.
 
 Belongs here: the constants and their options (tcp(7)). Doesn't: what follows (the pumps see a reset), application
 protocols' own keep-alive, which is bytes like others.

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import socket
-
 import pytest
 
 from shared.model.policy.reasons import Reason
-from sidecar import steps
 from sidecar.connection.connection import Refused
-from sidecar.sockets.dial import DialError
 from sidecar.steps import dial_application, look_up, look_up_workload, obtain_policy
 from tests.sidecar.pair import CLIENT, SERVER, running_pair
 from tests.sidecar.test_outbound import closed_port, echo
@@ -36,24 +32,5 @@ async def test_a_namespace_whose_policy_cant_be_had_is_refused_and_the_own_one_n
 async def test_an_application_that_isnt_there_is_unreachable() -> None:
     async with running_pair(echo) as pair:
         with pytest.raises(Refused) as caught:
-            await dial_application(pair.server.sidecar, closed_port("127.0.0.1"), arrived_at=("127.0.0.1", 1))
+            await dial_application(pair.server.sidecar, closed_port("127.0.0.1"))
         assert caught.value.reason is Reason.APPLICATION_UNREACHABLE
-
-
-@pytest.mark.parametrize(
-    ("application", "is_here"), [("127.0.0.5", True), ("::1", True), ("198.18.0.1", True), ("198.18.0.2", False)]
-)
-async def test_only_an_application_at_this_pods_own_address_needs_no_keep_alive(
-    monkeypatch: pytest.MonkeyPatch, application: str, is_here: bool
-) -> None:
-    asked: list[bool] = []
-
-    async def note(*_: object, is_here: bool, **options: object) -> socket.socket:
-        asked.append(is_here)
-        raise DialError("nothing is dialled here")
-
-    monkeypatch.setattr(steps, "dial", note)
-    async with running_pair(echo) as pair:
-        with pytest.raises(Refused):
-            await dial_application(pair.server.sidecar, (application, 80), arrived_at=("198.18.0.1", 80))
-    assert asked == [is_here]

@@ -1,4 +1,4 @@
-"""Which connections have keep-alive: those to elsewhere. What it does, ``tunnel/test_gone_peer.py`` shows."""
+"""Every connection that is dialled or accepted has keep-alive; what it does, ``tunnel/test_gone_peer.py`` shows."""
 
 from __future__ import annotations
 
@@ -24,11 +24,3 @@ def test_dialled_and_accepted_connections_are_kept_alive() -> None:
                     assert each.getsockopt(socket.IPPROTO_TCP, 44) == RTO_MAX_MS  # TCP_RTO_MAX_MS
                 # It would end a connection whose application reads nothing for a while.
                 assert not each.getsockopt(socket.IPPROTO_TCP, 18)  # TCP_USER_TIMEOUT
-
-
-def test_a_connection_to_this_machine_itself_needs_none() -> None:
-    with (
-        open_listener(("127.0.0.1", 0)) as listener,
-        dial_now(listener.getsockname(), mark=0, is_here=True) as dialled,
-    ):
-        assert not dialled.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
