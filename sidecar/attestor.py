@@ -32,8 +32,7 @@ from sidecar.attest.holding.tables import count_descriptors, holds_any
 from sidecar.attest.known import KnownProcesses
 from sidecar.attest.measure import Measured, Measuring
 from sidecar.attest.netlink.kernel_sockets import KernelSockets
-from sidecar.attest.netlink.listeners import Listeners
-from sidecar.attest.netlink.sock_diag import LISTEN, KernelSocket, NetlinkError
+from sidecar.attest.netlink.sock_diag import LISTEN, KernelSocket, NetlinkError, covers, normalise_address
 from sidecar.attest.process import Process
 from sidecar.attest.program_look import ProgramLooks
 from sidecar.sockets.address import Endpoint
@@ -44,6 +43,8 @@ __all__ = ["Attestation", "AttestationError", "Attestor", "ProcessFacts"]
 _MAX_FAST_DESCRIPTORS = 256
 _MAX_HOLDERS = 4
 _MAX_FAST_LISTENERS = 16
+_MAX_LISTENERS = 1_024
+_MAX_OWN = 1_024
 
 
 class Attestor:
@@ -74,7 +75,7 @@ class Attestor:
         self._max_pending = max_pending
         self._kernel = KernelSockets()
         self._known = KnownProcesses(max_processes=max_processes)
-        self._listeners = Listeners(self._kernel)
+        self._own_listeners: set[int] = set()
         self._shared: dict[Endpoint, Attestation] = {}
         self._running: dict[int, asyncio.Task[Measured]] = {}
         # Between a connection's accept and the beginning of its story: within two turns of the event loop.
@@ -223,8 +224,7 @@ class Attestor:
         """Attest the listeners for connections to an address and port, if each of them is known; never waits.
 
         One look serves all callbacks that the loop had ready when it was made: whatever they are about had arrived
-        before it, and connections come in bursts. Who listens may be what the kernel said 50 ms ago; that each of them
-        does still, and which program that is, is looked at now. Who was opened since is met by ``has_listeners_of``.
+        before it. The kernel walks its whole table for it, and connections come in bursts.
 
         Returns:
             None when only ``attest_listener`` can tell.
@@ -234,11 +234,14 @@ class Attestor:
         """
         if (shared := self._shared.get((address, port))) is not None:
             return shared
-        found = self._recognise_all(self._listeners.list_recent(address, port))
-        if found is None:  # One of them has been closed since, perhaps.
-            found = self._recognise_all(self._listeners.list_now(address, port))
-        if found is None:
+        listeners = self._list_listeners(address, port)
+        if len(listeners) > _MAX_FAST_LISTENERS:
             return None
+        found = []
+        for listener in listeners:
+            if (measured := self._recognise(listener, listener.cookie)) is None:
+                return None
+            found.append((measured, listener))
         attestation = _agree(found, port)
         if not self._shared:
             # It runs after the callbacks that are ready now and before any that becomes ready later.
@@ -260,9 +263,11 @@ class Attestor:
             loop = asyncio.get_running_loop()
             own = await loop.run_in_executor(self._scanners, find_own)
             found = []
-            for listener in self._listeners.list_now(address, port):
+            for listener in self._list_listeners(address, port):
                 if listener.inode in own:
-                    self._listeners.note_own(listener)
+                    if len(self._own_listeners) >= _MAX_OWN:
+                        self._own_listeners.clear()
+                    self._own_listeners.add(listener.cookie)
                     continue
                 measured = self._recognise(listener, listener.cookie)
                 found.append((measured or await self._measure(listener, listener.cookie), listener))
@@ -280,13 +285,13 @@ class Attestor:
         return self._find(application, local)
 
     def has_listeners_of(self, address: str, port: int, listener: Attestation) -> bool:
-        """Tell whether nothing listens on an address and port *now* but what was attested; never waits.
+        """Tell whether nothing listens on an address and port but what was attested; never waits.
 
         Raises:
             AttestationError: as ``attest_listener``, but none may listen any more.
         """
         try:
-            listeners = self._listeners.list_now(address, port)
+            listeners = self._list_listeners(address, port)
         except AttestationError as error:
             if error.reason is Reason.NO_LISTENER:
                 return True
@@ -411,20 +416,19 @@ class Attestor:
         except (NetlinkError, OSError, ValueError):
             return None
 
-    def _recognise_all(self, listeners: list[KernelSocket]) -> list[tuple[Measured, KernelSocket]] | None:
-        """Find the holder of each among the known processes; None: one of them isn't found there.
-
-        Raises:
-            AttestationError: as ``_recognise``.
-        """
-        found = []
-        if len(listeners) > _MAX_FAST_LISTENERS:
-            return None
-        for listener in listeners:
-            if (measured := self._recognise(listener, listener.cookie)) is None:
-                return None
-            found.append((measured, listener))
-        return found
+    def _list_listeners(self, address: str, port: int) -> list[KernelSocket]:
+        try:
+            address = normalise_address(address)
+            found = self._kernel.listeners(port)
+        except (NetlinkError, OSError, ValueError) as error:
+            message = f"the listeners on port {port} can't be listed"
+            raise AttestationError(message, reason=Reason.NO_LISTENER) from error
+        listeners = [one for one in found if covers(one, address) and one.cookie not in self._own_listeners]
+        if not listeners:
+            raise AttestationError(f"nothing listens on {address} port {port}", reason=Reason.NO_LISTENER)
+        if len(listeners) > _MAX_LISTENERS:
+            raise AttestationError(f"{len(listeners)} listeners on port {port}", reason=Reason.OVERLOADED)
+        return listeners
 
     def _recognise(self, found: KernelSocket, kind: Hashable) -> Measured | None:
         """Find the holder among the known processes, and see that it still runs what was measured.
