@@ -29,7 +29,7 @@ _MAX_NEWEST = 16
 _MAX_THREADS = 1_024
 # For the looks at new connections, on the event loop: so long a look at the threads serves, and at most so many of
 # them are looked at, the next ones at the next look. Each costs about 10 µs.
-_THREADS_AGE_S = 0.05
+THREADS_AGE_S = 0.05
 _MAX_THREADS_AT_ONCE = 32
 _STATUS_BYTES = 8_192
 _STAT_BYTES = 2_048
@@ -73,16 +73,16 @@ class Process:
 
     __slots__ = (
         "_descriptors", "_directory", "_exit", "_hints", "_is_recycling", "_pidfd", "_status", "_thread_turn",
-        "_threads_until", "facts", "image", "memory", "pid",
+        "_threads_until", "_tracer_until", "facts", "image", "memory", "pid",
     )  # fmt: skip
 
     def __init__(self, pid: int, *, proc: str = "/proc") -> None:
         opened: list[int] = []
         self.pid = pid
         # Where sockets were found, the one longest ago first.
-        self._hints: OrderedDict[str, None] = OrderedDict()
+        self._hints: OrderedDict[int, None] = OrderedDict()
         self._is_recycling = False  # The last one was one of these, and not the one before.
-        self._threads_until = 0.0
+        self._threads_until = self._tracer_until = 0.0
         self._thread_turn = 0
         try:
             self.memory = Memory(pid, proc=proc)
@@ -171,7 +171,7 @@ class Process:
                 raise self._traced(tracer)
         except (OSError, ProcessTextError) as error:
             raise _explain(error, self.pid, self.facts) from error
-        self._threads_until = now + _THREADS_AGE_S
+        self._threads_until = now + THREADS_AGE_S
 
     def find_descriptor(self, inode: int, *, hint: str = "", max_descriptors: int = 0) -> str:
         """Look for a socket among its descriptors: where one was found before, then the newest first.
@@ -185,9 +185,9 @@ class Process:
             The descriptor's number as text; empty when it isn't found.
         """
         wanted = f"socket:[{inode}]"
-        for name in self._list_hints(hint, max_descriptors):
-            if self._link(name) == wanted:
-                return self._remember(name)
+        for number in self._list_hints(hint, max_descriptors):
+            if self._link(str(number)) == wanted:
+                return self._remember(number)
         return self._search(inode, max_descriptors) if max_descriptors else ""
 
     def find_and_compare(
@@ -195,8 +195,9 @@ class Process:
     ) -> tuple[str, bool]:
         """Look for a socket as ``find_descriptor``; then see that nobody traces it, and whether it runs what it did.
 
-        Only in this order: the same ``execve`` as when it was opened is the one that ran all the time between, so the
-        descriptor was seen in this program's table.
+        Who traces it is looked at each 50 ms, as with its other threads: it is the dearest of these looks, since the
+        kernel writes everything that ``status`` tells. Only in this order: the same ``execve`` as when it was opened
+        is the one that ran all the time between, so the descriptor was seen in this program's table.
 
         Arguments:
             key: of the executable.
@@ -208,15 +209,19 @@ class Process:
         Raises:
             AttestationError: it is traced (``process_traced``), or gone.
         """
+        now = time.monotonic()
         if (look := current_look()) is None:
             descriptor = self.find_descriptor(inode, hint=hint, max_descriptors=max_descriptors)
             if not descriptor:
                 return "", False
-            self.refuse_tracer(all_threads=False)
+            if now >= self._tracer_until:
+                self.refuse_tracer(all_threads=False)
+                self._tracer_until = now + THREADS_AGE_S
             return descriptor, not self.has_executed() and self.read_executable() == key
-        names = array("I", map(int, self._list_hints(hint, max_descriptors))).tobytes()
-        files = self._status, self.memory.maps, self._directory
-        found = look.look(self._descriptors, inode, names, *files)
+        hints = array("I", self._list_hints(hint, max_descriptors)).tobytes()
+        is_due = now >= self._tracer_until
+        files = self._status if is_due else None, self.memory.maps, self._directory
+        found = look.look(self._descriptors, inode, hints, *files)
         if found is None and max_descriptors and (name := self._search(inode, max_descriptors)):
             found = look.look(self._descriptors, inode, array("I", (int(name),)).tobytes(), *files)
         if found is None:
@@ -227,20 +232,21 @@ class Process:
             raise _explain(error, self.pid, self.facts) from error
         if tracer:
             raise self._traced(tracer)
-        return self._remember(str(number)), bool(is_in_use) and executable == key
+        if is_due:
+            self._tracer_until = now + THREADS_AGE_S
+        return self._remember(number), bool(is_in_use) and executable == key
 
-    def _list_hints(self, hint: str, max_descriptors: int) -> list[str]:
+    def _list_hints(self, hint: str, max_descriptors: int) -> list[int]:
         """List the descriptors to look at before all others."""
-        names = [hint] if hint else []
+        numbers = [int(hint)] if hint else []
         if not self._hints:
-            return names
+            return numbers
         # A process that closes each connection gets the same descriptor again; one that keeps them, the next number.
         last = next(reversed(self._hints))
-        newest = last, str(int(last) + 1)
         # One with many connections closes about the oldest one and gets its descriptor for the next.
         oldest = islice(self._hints, _MAX_HINTS_BEFORE_SEARCH if max_descriptors else _MAX_HINTS_TRIED)
-        names += (*oldest, *newest) if self._is_recycling else (*newest, *oldest)
-        return names
+        numbers += (*oldest, last, last + 1) if self._is_recycling else (last, last + 1, *oldest)
+        return numbers
 
     def _search(self, inode: int, max_descriptors: int) -> str:
         """Search its table, the newest descriptors first; of one that is larger only these."""
@@ -250,7 +256,7 @@ class Process:
             count = os.fstat(self._descriptors).st_size
             if count <= max_descriptors and (look := current_look()) is not None:
                 _, _, found = look.find(self._descriptors, array("Q", (inode,)).tobytes(), max_descriptors)
-                return self._remember(str(array("I", found)[2])) if found else ""
+                return self._remember(array("I", found)[2]) if found else ""
             if count > max_descriptors:
                 # A new descriptor gets the lowest free number: near the count in a table without many gaps.
                 names = [str(number) for number in range(count + _MAX_NEWEST, count - 2 * _MAX_NEWEST, -1)]
@@ -262,7 +268,7 @@ class Process:
             return ""
         for name in names if count > max_descriptors else reversed(names):
             if self._link(name) == wanted:
-                return self._remember(name)
+                return self._remember(int(name))
         return ""
 
     def explain(self, error: OSError) -> AttestationError:
@@ -320,13 +326,18 @@ class Process:
         finally:
             os.close(descriptor)
 
-    def _remember(self, name: str) -> str:
-        self._is_recycling = name in self._hints and name != next(reversed(self._hints))
-        self._hints[name] = None
-        self._hints.move_to_end(name)
-        if len(self._hints) > _MAX_HINTS:
-            self._hints.popitem(last=False)
-        return name
+    def _remember(self, number: int) -> str:
+        hints = self._hints
+        if number not in hints:
+            self._is_recycling, hints[number] = False, None
+            if len(hints) > _MAX_HINTS:
+                hints.popitem(last=False)
+        elif number == next(reversed(hints)):
+            self._is_recycling = False
+        else:
+            self._is_recycling = True
+            hints.move_to_end(number)
+        return str(number)
 
     def _link(self, name: str) -> str:
         try:

@@ -37,12 +37,12 @@ def find(directory: int, inodes: bytes, limit: int, /) -> tuple[int, int, bytes]
     """
 
 def look(
-    descriptors: int, inode: int, hints: bytes, status: int, maps: int, directory: int, /
+    descriptors: int, inode: int, hints: bytes, status: int | None, maps: int, directory: int, /
 ) -> tuple[int, int, int, int, tuple[int, int, int, int, int]] | None:
     """Look whether a process has a socket at one of these descriptors (``=I`` each), and then what it runs.
 
     Arguments:
-        descriptors, status, maps, directory: open ``/proc/<pid>/fd`` and so on.
+        descriptors, status, maps, directory: open ``/proc/<pid>/fd`` and so on; no status: no tracer is looked for.
 
     Returns:
         None when the socket isn't there; else its descriptor, errno (EPROTO: no status), who traces the process,

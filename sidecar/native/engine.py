@@ -44,7 +44,9 @@ class Look:
 
     scan: Callable[[int, int], tuple[int, int, bytes, bytes]]
     find: Callable[[int, bytes, int], tuple[int, int, bytes]]
-    look: Callable[[int, int, bytes, int, int, int], tuple[int, int, int, int, tuple[int, int, int, int, int]] | None]
+    look: Callable[
+        [int, int, bytes, int | None, int, int], tuple[int, int, int, int, tuple[int, int, int, int, int]] | None
+    ]
     lookup: Callable[[int, bytes, int], tuple[int, int, bytes, int, bytes, int, int, int, int, int] | None]
 
 

@@ -234,7 +234,8 @@ static void find_all(struct search *search) {
 /* ---- A known process ---------------------------------------------------------------------------------------------- */
 
 struct look {
-    int descriptors, status, maps, directory;
+    int descriptors, maps, directory;
+    int status; /* -1: who traces it isn't looked at. */
     uint64_t inode;
     const unsigned char *hints;
     size_t count;
@@ -275,7 +276,8 @@ static void look_once(struct look *look) {
     }
     if (look->descriptor < 0)
         return;
-    look->tracer = read_tracer(look->status, &look->code);
+    if (look->status >= 0)
+        look->tracer = read_tracer(look->status, &look->code);
     if (look->code != 0 || look->tracer != 0)
         return;
     char first;
@@ -487,8 +489,11 @@ static PyObject *look_look(PyObject *self, PyObject *const *arguments, Py_ssize_
     if (!has_count(count, 6) || !read_descriptor(arguments[0], &look.descriptors) ||
         !read_number(arguments[1], LLONG_MAX, &inode) ||
         !read_array(arguments[2], sizeof(uint32_t), &look.hints, &look.count) ||
-        !read_descriptor(arguments[3], &look.status) || !read_descriptor(arguments[4], &look.maps) ||
-        !read_descriptor(arguments[5], &look.directory))
+        !read_descriptor(arguments[4], &look.maps) || !read_descriptor(arguments[5], &look.directory))
+        return NULL;
+    if (arguments[3] == Py_None)
+        look.status = -1;
+    else if (!read_descriptor(arguments[3], &look.status))
         return NULL;
     look.inode = (uint64_t)inode;
     Py_BEGIN_ALLOW_THREADS

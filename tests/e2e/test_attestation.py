@@ -19,6 +19,7 @@ from shared.model.policy.decision import Answer, Ending, Origin, Phase
 from shared.model.policy.reasons import Reason
 from shared.model.policy.rules import Action, Mode, Peer, Requirement, Rule
 from shared.model.wire import admin
+from sidecar.attest.process import THREADS_AGE_S
 from tests.e2e.harness.commands import Operator
 from tests.e2e.harness.mesh import MAX_EXECUTABLE_BYTES, wait_until
 from tests.e2e.harness.pods import end
@@ -200,6 +201,7 @@ def test_a_traced_process_proves_nothing(shop: Shop) -> None:
     actor, debugger = shop.buy(), shop.buy(shop.intruder)
     assert actor.do("exchange", shop.address, port, "one") == "got one<end>"
     assert debugger.do("trace", actor.pid) == 0
+    time.sleep(2 * THREADS_AGE_S)  # The look before may serve for as long.
     assert actor.do("exchange", shop.address, port, "two") == "<ECONNRESET>"
     shop.client.log.expect_denied(Reason.PROCESS_TRACED, port=port)
     debugger.end()
@@ -582,6 +584,7 @@ def test_a_traced_listener_serves_nobody_in_explicit_mode(shop: Shop) -> None:
     shop.be_explicit(_everybody())
     debugger = shop.mesh.run(shop.intruder, shop.server.pod)
     assert debugger.do("trace", seller.pid) == 0
+    time.sleep(2 * THREADS_AGE_S)
     visitor = shop.mesh.run(shop.intruder, shop.mesh.outsider)
     assert visitor.do("exchange", shop.address, port, "x") == "<ECONNRESET>"
     shop.server.log.expect_denied(Reason.PROCESS_TRACED, port=port)

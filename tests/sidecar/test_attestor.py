@@ -419,7 +419,10 @@ async def test_a_file_replaced_while_it_runs_keeps_its_old_hash(
     assert found.program.digest == expected != digest_of(program)
 
 
-async def test_a_traced_process_is_refused_on_both_paths(attestor: Attestor, server: socket.socket) -> None:
+async def test_a_traced_process_is_refused_on_both_paths(
+    attestor: Attestor, server: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sidecar.attest.process.THREADS_AGE_S", 0.0)
     seize = (
         "import ctypes,sys\nl=ctypes.CDLL(None,use_errno=True)\n"
         "assert l.ptrace(0x4206,int(sys.argv[1]),None,None)==0,ctypes.get_errno()\n"
@@ -440,7 +443,7 @@ async def test_a_traced_process_is_refused_on_both_paths(attestor: Attestor, ser
 async def test_a_traced_thread_is_refused_at_each_connection_and_when_holders_are_looked_for(
     attestor: Attestor, server: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sidecar.attest.process._THREADS_AGE_S", 0.0)
+    monkeypatch.setattr("sidecar.attest.process.THREADS_AGE_S", 0.0)
     threaded = CONNECT + "import threading\nt=threading.Thread(target=time.sleep,args=(600,),daemon=True);t.start()\n"
     threaded += "print('ready',flush=True)\nprint(t.native_id,flush=True)\nsys.stdin.readline()"
     seize = (

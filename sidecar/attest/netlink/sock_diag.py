@@ -41,6 +41,8 @@ _NO_COOKIE = 0xFFFFFFFF
 
 _HEADER = struct.Struct("=IHHII")
 _REQUEST = struct.Struct("=IHHIIBBBxIHH16s16sIII")
+_REQUEST_BYTES = _REQUEST.size
+_pack_request = _REQUEST.pack
 _ALL_FAMILIES_REQUEST = struct.Struct("=IHHIIBBBBHH16s16sIIIII")
 _SOCKET = struct.Struct("=BBBBHH16s16sIQIIIII")
 _ATTRIBUTE = struct.Struct("=HH")
@@ -112,16 +114,21 @@ def build_lookup(source: Endpoint, destination: Endpoint, *, sequence: int) -> b
     peer_family, peer = _pack_address(destination[0])
     if family != peer_family:
         raise ValueError(f"different address families: {source[0]} and {destination[0]}")
-    return _build_request(
-        family, _NLM_F_REQUEST, _ALL_STATES, (local, source[1]), (peer, destination[1]), sequence, _ASK_FOR_INFO
-    )
+    # One is built for every look at a connection, so it is written out here.
+    return _pack_request(
+        _REQUEST_BYTES, _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST, sequence, 0,
+        family, IPPROTO_TCP, _ASK_FOR_INFO, _ALL_STATES, htons(source[1]), htons(destination[1]), local, peer, 0,
+        _NO_COOKIE, _NO_COOKIE,
+    )  # fmt: skip
 
 
 def build_dump(family: int, *, sequence: int, states: int = 1 << LISTEN, port: int = 0, peer_port: int = 0) -> bytes:
     """Ask for every socket of a family in any of these states, by local and peer port; 0 means any."""
-    flags = _NLM_F_REQUEST | _NLM_F_DUMP
     extra = 0 if states == 1 << LISTEN else _ASK_FOR_INFO
-    return _build_request(family, flags, states, (_ANY, port), (_ANY, peer_port), sequence, extra)
+    return _pack_request(
+        _REQUEST_BYTES, _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST | _NLM_F_DUMP, sequence, 0,
+        family, IPPROTO_TCP, extra, states, htons(port), htons(peer_port), _ANY, _ANY, 0, _NO_COOKIE, _NO_COOKIE,
+    )  # fmt: skip
 
 
 def build_listener_dump(port: int, *, sequence: int) -> bytes:
@@ -204,29 +211,6 @@ def covers(listener: KernelSocket, address: str) -> bool:
     if ":" in address:
         return own == "::"
     return own == "0.0.0.0" or (own == "::" and not listener.is_v6only)
-
-
-def _build_request(
-    family: int, flags: int, states: int, local: tuple[bytes, int], peer: tuple[bytes, int], sequence: int, extra: int
-) -> bytes:
-    return _REQUEST.pack(
-        _REQUEST.size,
-        _SOCK_DIAG_BY_FAMILY,
-        flags,
-        sequence,
-        0,
-        family,
-        IPPROTO_TCP,
-        extra,
-        states,
-        _swap(local[1]),
-        _swap(peer[1]),
-        local[0],
-        peer[0],
-        0,
-        _NO_COOKIE,
-        _NO_COOKIE,
-    )
 
 
 def _split_messages(data: bytes) -> Iterator[tuple[int, int, bytes]]:

@@ -2,16 +2,21 @@
 
 import os
 import socket
+from types import SimpleNamespace
 
 import pytest
 
 from shared.model.policy.reasons import Reason
 from sidecar.attest.facts import AttestationError
 from sidecar.attest.holding.tables import list_links
-from sidecar.attest.process import FileKey, Process
+from sidecar.attest.process import THREADS_AGE_S, FileKey, Process
 from tests.sidecar.attest.processes import CONNECT, PYTHON, WAIT, listening, running, tell
 
 pytestmark = pytest.mark.usefixtures("engine")
+SEIZE = (
+    "import ctypes,sys\nl=ctypes.CDLL(None,use_errno=True)\n"
+    "assert l.ptrace(0x4206,int(sys.argv[1]),None,None)==0,ctypes.get_errno()\n" + WAIT
+)
 
 
 def test_a_held_process_is_never_mistaken_for_its_successor() -> None:
@@ -51,11 +56,11 @@ def test_where_descriptors_come_back_in_turn_the_one_found_longest_ago_is_looked
     try:
         inodes = [os.fstat(each.fileno()).st_ino for each in servers]
         names = [process.find_descriptor(inode, max_descriptors=1_000) for inode in inodes]
-        assert process._list_hints("", 0)[0] == names[-1]  # So far each was a new one.
+        assert str(process._list_hints("", 0)[0]) == names[-1]  # So far each was a new one.
         assert process.find_descriptor(inodes[0]) == names[0]
-        assert process._list_hints("", 0)[0] == names[1]
+        assert str(process._list_hints("", 0)[0]) == names[1]
         assert process.find_descriptor(inodes[0]) == names[0]  # The same again.
-        assert process._list_hints("", 0)[0] == names[0]
+        assert str(process._list_hints("", 0)[0]) == names[0]
     finally:
         process.close()
         for each in servers:
@@ -69,8 +74,8 @@ def test_before_a_table_is_searched_more_places_are_looked_at() -> None:
         for each in servers:
             process.find_descriptor(os.fstat(each.fileno()).st_ino, max_descriptors=1_000)
         names = [str(each.fileno()) for each in servers]
-        assert [name for name in names if name in process._list_hints("", 0)] == [*names[:4], names[-1]]
-        assert [name for name in names if name in process._list_hints("", 1)] == [*names[:12], names[-1]]
+        assert [name for name in names if int(name) in process._list_hints("", 0)] == [*names[:4], names[-1]]
+        assert [name for name in names if int(name) in process._list_hints("", 1)] == [*names[:12], names[-1]]
     finally:
         process.close()
         for each in servers:
@@ -121,20 +126,50 @@ def test_a_process_that_holds_a_socket_is_compared_with_what_it_ran() -> None:
             process.close()
 
 
+def test_a_debugger_of_the_first_thread_is_met_at_the_latest_after_the_age_of_one_look(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nor does a look serve that has met one, and what the process executes is looked at each time."""
+    now = 1_000.0
+    monkeypatch.setattr("sidecar.attest.process.time", SimpleNamespace(monotonic=lambda: now))
+    code = CONNECT + "os.set_inheritable(c.fileno(), True)\n" + WAIT + "os.execv('/bin/sleep', ['sleep', '600'])"
+    with listening() as server, running(code, str(server.getsockname()[1])) as child:
+        process = Process(child.pid)
+        try:
+            inode = next(
+                int(link[8:-1]) for _, link in list_links(child.pid, str(child.pid)) if link.startswith("sock")
+            )
+            key = process.read_executable()
+            descriptor, _ = process.find_and_compare(inode, key, max_descriptors=256)
+            with running(SEIZE, str(child.pid)):
+                now += THREADS_AGE_S - 0.001
+                assert process.find_and_compare(inode, key) == (descriptor, True), "by the look before"
+                now += 0.002
+                for _ in range(2):
+                    with pytest.raises(AttestationError) as caught:
+                        process.find_and_compare(inode, key)
+                    assert caught.value.reason is Reason.PROCESS_TRACED
+            assert process.find_and_compare(inode, key) == (descriptor, True), "it isn't traced any more"
+            tell(child)
+            while not process.has_executed():
+                pass
+            assert process.find_and_compare(inode, key) == (descriptor, False), "however fresh that look is"
+        finally:
+            process.close()
+
+
 def test_of_many_threads_each_look_sees_the_next_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     """A debugger of any of them is met after as many looks as there are times 32 threads."""
-    monkeypatch.setattr("sidecar.attest.process._THREADS_AGE_S", 0.0)
+    monkeypatch.setattr("sidecar.attest.process.THREADS_AGE_S", 0.0)
     code = "import sys,threading,time\nthreads=[threading.Thread(target=time.sleep,args=(600,),daemon=True)"
     code += " for _ in range(79)]\nfor each in threads: each.start()\n" + WAIT
-    seize = "import ctypes,sys\nl=ctypes.CDLL(None,use_errno=True)\n"
-    seize += "assert l.ptrace(0x4206,int(sys.argv[1]),None,None)==0,ctypes.get_errno()\n" + WAIT
     with running(code) as child:
         process = Process(child.pid)
         threads = sorted(map(int, os.listdir(f"/proc/{child.pid}/task")))
         for traced in (threads[1], threads[40], threads[-1]):
             for _ in range(3):
                 process.refuse_traced_threads()
-            with running(seize, str(traced)):
+            with running(SEIZE, str(traced)):
                 with pytest.raises(AttestationError) as caught:
                     for _ in range(3):
                         process.refuse_traced_threads()

@@ -95,6 +95,7 @@ def test_a_tracer_is_told(module: ModuleType) -> None:
             other.communicate()
             pytest.skip("nothing may be traced here")
         assert module.look(opened[0], inode, hints, *opened[1:])[1:4] == (0, other.pid, 0)
+        assert module.look(opened[0], inode, hints, None, *opened[2:])[1:4] == (0, 0, 1), "nobody has asked"
         other.send_signal(signal.SIGKILL)
         other.communicate()
     finally:
