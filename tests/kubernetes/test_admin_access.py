@@ -31,7 +31,7 @@ def server(make_api_server: Callable[..., ApiServer]) -> ApiServer:
         made.create_namespace(name)
     made.kubectl("apply", "-k", str(MANIFESTS / "overlays" / "single"))
     made.kubectl("delete", "mutatingwebhookconfiguration", "touchmark")
-    made.kubectl("wait", "--for=condition=Established", "--timeout=120s", "crd", "--all")
+    made.kubectl.wait_until_established()
     group = "--group=system:authenticated"
     made.kubectl("create", "rolebinding", "all", "-n", NAMESPACE, "--role=touchmark-connect", group)
     # What a controller adds to `view` in a whole cluster.

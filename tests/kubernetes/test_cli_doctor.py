@@ -26,7 +26,7 @@ def installed(make_api_server: Callable[..., ApiServer]) -> ApiServer:
     server = make_api_server()
     server.create_namespace("default")
     server.kubectl("apply", "-k", str(MANIFESTS / "overlays" / "single"))
-    server.kubectl("wait", "--for=condition=Established", "--timeout=120s", "crd", "--all")
+    server.kubectl.wait_until_established()
     return server
 
 

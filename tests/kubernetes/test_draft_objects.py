@@ -37,7 +37,7 @@ def server(make_api_server: Callable[..., ApiServer]) -> ApiServer:
     made.kubectl("apply", "-k", str(ROOT / "manifests" / "overlays" / "single"))
     # Nothing routes its Service here: the CA's own fixture brings one with URLs.
     made.kubectl("delete", "mutatingwebhookconfiguration", "touchmark")
-    made.kubectl("wait", "--for=condition=Established", "--timeout=120s", "crd", "--all")
+    made.kubectl.wait_until_established()
     return made
 
 

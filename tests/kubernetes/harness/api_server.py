@@ -105,8 +105,7 @@ class ApiServer(Cluster):
     def install_definitions(self) -> None:
         """Apply the CRDs as an overlay brings them, and wait until the API server serves them."""
         self.kubectl("apply", "--server-side", "-k", str(DEFINITIONS))
-        names = ["crd/meshpolicies.touchmark.dev", "crd/programs.touchmark.dev"]
-        self.kubectl("wait", "--for=condition=Established", "--timeout=30s", *names)
+        self.kubectl.wait_until_established()
 
     def is_ready(self) -> bool:
         """Whether ``/readyz`` says so to an administrator."""

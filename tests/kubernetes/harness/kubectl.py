@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from scripts.kubernetes import binaries
+from tests.kubernetes.harness.processes import wait_until
 
 
 class KubectlError(Exception):
@@ -59,3 +60,17 @@ class Kubectl:
     def get(self, *arguments: str) -> Any:
         """``kubectl get ARGUMENTS`` as an object."""
         return json.loads(self("get", *arguments, "-o", "json"))
+
+    def wait_until_established(self, *, timeout_s: float = 120.0) -> None:
+        """Wait until the API server serves every definition that there is.
+
+        ``kubectl wait`` fails where it meets one that has no condition yet, as in the first moment after it was made.
+        """
+
+        def are_established() -> bool:
+            conditions = [each.get("status", {}).get("conditions") or [] for each in self.get("crd")["items"]]
+            return all(
+                any(each["type"] == "Established" and each["status"] == "True" for each in of) for of in conditions
+            )
+
+        wait_until(are_established, timeout_s=timeout_s)
