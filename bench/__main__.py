@@ -54,7 +54,7 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--subjects",
         type=lambda text: _words(list(SUBJECTS), text),
-        help=f"comma-separated, of {', '.join(SUBJECTS)}; default: all but rust-floor, ghostunnel where it is on PATH",
+        help=f"comma-separated, of {', '.join(SUBJECTS)}; default: all but rust-floor, ghostunnel where it, or Go, is there",
     )
     parser.add_argument("--rounds", type=_positive, default=3, help="each starts every subject afresh (default: 3)")
     parser.add_argument("--duration", type=_positive, default=scale.duration_s, help="seconds a request work runs")
@@ -64,8 +64,9 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     )
     options = parser.parse_args(arguments)
     if options.subjects is None:
-        # No package registry has ghostunnel; rust-floor is no proxy, and takes minutes to build.
-        left_out = {"rust-floor"} | (set() if shutil.which("ghostunnel") else {"ghostunnel"})
+        # No package has ghostunnel; rust-floor is no proxy, and takes minutes to build.
+        has_ghostunnel = shutil.which("ghostunnel") or shutil.which("go")
+        left_out = {"rust-floor"} | (set() if has_ghostunnel else {"ghostunnel"})
         options.subjects = [name for name in SUBJECTS if name not in left_out]
     return options
 

@@ -15,8 +15,9 @@ def test_by_default_everything_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     options = parse_arguments([])
     assert options.works == list(Work)
     assert options.subjects == ["touchmark", "touchmark-python", "envoy", "nginx", "haproxy", "stunnel"]
-    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/local/bin/{name}")
-    assert parse_arguments([]).subjects[-1] == "ghostunnel"
+    for there in ("ghostunnel", "go"):
+        monkeypatch.setattr(shutil, "which", lambda name, there=there: f"/usr/bin/{name}" if name == there else None)
+        assert parse_arguments([]).subjects[-1] == "ghostunnel"
     assert parse_arguments(["--subjects", "rust-floor"]).subjects == ["rust-floor"]
     assert options.rounds == 3
 
