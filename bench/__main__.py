@@ -54,7 +54,7 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--subjects",
         type=lambda text: _words(list(SUBJECTS), text),
-        help=f"comma-separated, of {', '.join(SUBJECTS)}; default: all but rust-floor, ghostunnel where it, or Go, is there",
+        help=f"comma-separated, of {', '.join(SUBJECTS)}; default: all but rust-floor, ghostunnel if it or Go is there",
     )
     parser.add_argument("--rounds", type=_positive, default=3, help="each starts every subject afresh (default: 3)")
     parser.add_argument("--duration", type=_positive, default=scale.duration_s, help="seconds a request work runs")
