@@ -28,7 +28,9 @@ from OpenSSL import SSL
 
 from shared.model.trust.certificate import BundleVerifier
 from sidecar.credential.credential import Credential
+from sidecar.tls.client_hello import ClientHello, parse_client_hello
 from sidecar.tls.contexts import Contexts
+from sidecar.tls.handshake import peek_client_hello
 from sidecar.tls.handshake_workers import compute
 from sidecar.tls.presented import read_presented
 from sidecar.tls.resumption import Secrets, resuming
@@ -75,18 +77,23 @@ async def shake_hands(ends: Ends, secrets: dict[Role, Secrets] | None = None) ->
     near, far = tcp_pair()
 
     async def establish(role: Role) -> None:
+        loop, connection = asyncio.get_running_loop(), near if role is Role.INITIATOR else far
+
         async def renew() -> Keys:
             return ends.keys_of(role)
 
         tunnel = await establish_tunnel(
-            loop=asyncio.get_running_loop(),
-            connection=near if role is Role.INITIATOR else far,
+            loop=loop,
+            connection=connection,
             keys=ends.keys_of(role),
             renew=renew,
             role=role,
             timeout_s=20,
             port=5432,
             secrets=None if secrets is None else secrets[role],
+            named=b""
+            if role is Role.INITIATOR
+            else (await peek_client_hello(loop, connection, timeout_s=20)).secret_name,
         )
         tunnel.close()
 
@@ -96,32 +103,40 @@ async def shake_hands(ends: Ends, secrets: dict[Role, Secrets] | None = None) ->
 def shake_hands_in_memory(ends: Ends) -> SSL.Connection:
     """Make one handshake by OpenSSL alone; return the client's end, which hasn't read the server's offers yet."""
     client, server = (SSL.Connection(ends.keys_of(role).context) for role in (Role.INITIATOR, Role.RESPONDER))
+    client.set_connect_state()
+    server.set_accept_state()
     exchange(client, server)
     return client
 
 
-def exchange(client: SSL.Connection, server: SSL.Connection) -> None:
-    """Carry a handshake's messages between two ends in memory."""
-    client.set_connect_state()
-    server.set_accept_state()
-    for end, other in ((client, server), (server, client), (client, server), (server, client)):
+def exchange(first: SSL.Connection, second: SSL.Connection) -> None:
+    """Carry a handshake's messages between two ends in memory, beginning with the first one's."""
+    for end, other in ((first, second), (second, first)) * 2:
         with suppress(SSL.WantReadError):
             end.do_handshake()
         with suppress(SSL.WantReadError):
             other.bio_write(end.bio_read(_FLIGHT_BYTES))
 
 
-def rest_on_earlier(ends: Ends, secrets: dict[Role, Secrets]) -> None:
-    """Make one handshake by OpenSSL alone that rests on a secret, and derive the next ones."""
+def rest_on_earlier(ends: Ends, secrets: dict[Role, Secrets]) -> tuple[SSL.Connection, SSL.Connection]:
+    """Make one handshake by OpenSSL alone that rests on a secret, and derive the next ones; return both ends."""
+    client, server = (SSL.Connection(ends.keys_of(role).context) for role in (Role.INITIATOR, Role.RESPONDER))
     with ExitStack() as stack:
-        tls, attempts = {}, {}
-        for role in Role:
-            tls[role] = SSL.Connection(ends.keys_of(role).context)
-            attempts[role] = stack.enter_context(resuming(tls[role], secrets[role], "bench", role))
-        exchange(tls[Role.INITIATOR], tls[Role.RESPONDER])
-        for role, attempt in attempts.items():
+        near = stack.enter_context(resuming(client, secrets[Role.INITIATOR], "bench", Role.INITIATOR))
+        client.set_connect_state()
+        with suppress(SSL.WantReadError):
+            client.do_handshake()
+        hello = client.bio_read(_FLIGHT_BYTES)
+        server.bio_write(hello)
+        found = parse_client_hello(hello)
+        named = found.secret_name if isinstance(found, ClientHello) else b""
+        far = stack.enter_context(resuming(server, secrets[Role.RESPONDER], "bench", Role.RESPONDER, named=named))
+        server.set_accept_state()
+        exchange(server, client)
+        for role, attempt in ((Role.INITIATOR, near), (Role.RESPONDER, far)):
             attempt.count()
             attempt.keep(ends.credentials[role].chain)
+    return client, server
 
 
 class _Allocated(ctypes.Structure):

@@ -1,8 +1,8 @@
-"""Reads the server name from a peeked ClientHello, so that the server's credential is chosen before TLS begins.
+"""Reads from a peeked ClientHello what has to be known before TLS begins: the server's name, and a secret's.
 
 Belongs here: parsing of bytes that a stranger sent, with bounds. Doesn't: sockets (``handshake.py``). Pure.
 
-Source: RFC 8446, sections 4.1.2 and 5.1; RFC 6066, section 3.
+Source: RFC 8446, sections 4.1.2, 4.2.11 and 5.1; RFC 6066, section 3.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ _HANDSHAKE_HEADER = 4
 _CONTENT_HANDSHAKE = 22
 _CLIENT_HELLO = 1
 _EXTENSION_SERVER_NAME = 0
+_EXTENSION_PRE_SHARED_KEY = 41
 _NAME_HOST = 0
 _END_OF_RANDOM = 2 + 32  # Behind legacy_version.
 # A kind, and how many bytes follow.
@@ -41,9 +42,11 @@ class ClientHello:
 
     Attributes:
         server_name: the host name of its SNI extension; empty when there is none.
+        secret_name: the name of the first pre-shared key that it offers, of any length; empty when there is none.
     """
 
-    server_name: str
+    server_name: str = ""
+    secret_name: bytes = b""
 
 
 def parse_client_hello(data: bytes | memoryview) -> ClientHello | NeedsMore:
@@ -55,7 +58,8 @@ def parse_client_hello(data: bytes | memoryview) -> ClientHello | NeedsMore:
     Raises:
         ProtocolError: they don't begin a TLS ClientHello of at most ``MAX_CLIENT_HELLO_BYTES``.
 
-    What this does *not* verify: versions, cipher suites, key shares. TLS itself does.
+    What this does *not* verify: versions, cipher suites, key shares, nor that the client has the secret that it names.
+    TLS itself does.
     """
     handshake = bytearray()
     offset = 0
@@ -104,17 +108,20 @@ def _parse_body(body: bytes) -> ClientHello:
         offset += 2 + _read_number(body, offset)[0]  # cipher_suites
         offset += 1 + body[offset]  # legacy_compression_methods
         if offset == len(body):
-            return ClientHello(server_name="")
+            return ClientHello()
         start = offset + 2
         end = start + _read_number(body, offset)[0]
     except (IndexError, struct.error) as error:
         raise ProtocolError(_TRUNCATED) from error
     if end > len(body):
         raise ProtocolError(_TRUNCATED)
+    server_name, secret_name = "", b""
     for kind, content in _split(body[start:end], _EXTENSION):
-        if kind == _EXTENSION_SERVER_NAME:
-            return ClientHello(server_name=_parse_server_name(content))
-    return ClientHello(server_name="")
+        if kind == _EXTENSION_SERVER_NAME and not server_name:
+            server_name = _parse_server_name(content)
+        elif kind == _EXTENSION_PRE_SHARED_KEY and not secret_name:
+            secret_name = _parse_secret_name(content)
+    return ClientHello(server_name=server_name, secret_name=secret_name)
 
 
 def _parse_server_name(content: bytes) -> str:
@@ -127,6 +134,13 @@ def _parse_server_name(content: bytes) -> str:
             except UnicodeDecodeError as error:
                 raise ProtocolError("the server name isn't ASCII") from error
     return ""
+
+
+def _parse_secret_name(content: bytes) -> bytes:
+    """Read the first identity; what follows it is for TLS to read."""
+    if len(content) < 4 or (end := 4 + _read_number(content, 2)[0]) > min(len(content), 2 + _read_number(content)[0]):
+        raise ProtocolError(_TRUNCATED)
+    return content[4:end]
 
 
 def _split(data: bytes, header: struct.Struct) -> Iterator[tuple[int, bytes]]:

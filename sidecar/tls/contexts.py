@@ -1,7 +1,8 @@
 """TLS contexts of the tunnel: one for each credential, trust bundle and role.
 
-Belongs here: which versions, groups, ciphers and checks TLS makes. Doesn't: handshakes (``handshake.py``), and the
-profile and issuers' check (``shared.model.trust.certificate``), which follows every handshake.
+Belongs here: which versions, ciphers and checks TLS makes. Doesn't: key exchanges (``groups.py``), handshakes
+(``handshake.py``), and the profile and issuers' check (``shared.model.trust.certificate``), which follows every
+handshake.
 
 Source: RFC 8446; SPIFFE X509-SVID, section 5.
 """
@@ -16,6 +17,7 @@ from cryptography import x509
 from OpenSSL import SSL, crypto
 
 from shared.model.trust.bundle import TrustBundle
+from sidecar.tls.groups import require_hybrid
 from sidecar.tls.resumption import allow_resumption
 from sidecar.tls.role import Role
 
@@ -29,7 +31,6 @@ ALPN_BEFORE: Final = b"touchmark/1"
 MAX_CONTEXTS: Final = 64
 # AES-128-GCM first: it is the cheapest with AES instructions, and 128 bits are enough.
 _CIPHERS: Final = b"TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256"
-# OpenSSL 4.0's default groups begin with X25519MLKEM768; pyOpenSSL offers no call to choose them, and needs none.
 _MAX_CHAIN: Final = 3
 
 # X509_V_ERR_* of OpenSSL's x509_vfy.h that mean "not valid at this time".
@@ -77,6 +78,7 @@ def make_context(credential: Credential, bundle: TrustBundle, role: Role) -> SSL
     store.set_flags(crypto.X509StoreFlags.PARTIAL_CHAIN)
     context.set_verify_depth(_MAX_CHAIN)
     context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT)
+    require_hybrid(context)
     allow_resumption(context, role)
     if role is Role.INITIATOR:
         context.set_alpn_protos([ALPN, ALPN_BEFORE])

@@ -6,7 +6,7 @@ follows every handshake in the same way (``sidecar/tunnel/handshake.py``), with 
 OpenSSL's own sessions stay unused: its cache holds 20,480 of them, with their certificates, and what cryptography binds
 can neither bound it nor take a session out of it, so that one could be resumed any number of times. What is used
 instead is TLS's other kind of pre-shared key, of 256 bits, known to one client and one server, for one handshake.
-The key exchange (X25519MLKEM768) is made all the same, and no early data is ever sent or taken.
+A key exchange is made all the same, by X25519 (``groups.py``), and no early data is ever sent or taken.
 
 Source: RFC 8446, sections 2.2, 4.2.11 and 7.5; RFC 9257, section 6; SSL_CTX_set_psk_find_session_callback(3),
 SSL_CTX_set_psk_use_session_callback(3).
@@ -27,6 +27,7 @@ from OpenSSL._util import ffi as _ffi
 from OpenSSL._util import lib as _lib
 
 from shared.model.policy.reasons import Reason
+from sidecar.tls.groups import allow_classic
 from sidecar.tls.handshake import HandshakeError
 from sidecar.tls.role import Role
 
@@ -160,16 +161,31 @@ class Secrets:
 
 
 class Attempt:
-    """One end's handshake, which may rest on a secret; made by ``resuming``."""
+    """One end's handshake, which may rest on a secret; made by ``resuming``.
 
-    def __init__(self, tls: SSL.Connection, secrets: Secrets, binding: Hashable, role: Role) -> None:
+    The server looks for it before TLS begins, by the name that it has peeked at, for it accepts X25519 only then; who
+    names the same one at the same time finds none.
+    """
+
+    def __init__(
+        self, tls: SSL.Connection, secrets: Secrets, binding: Hashable, role: Role, *, named: bytes = b""
+    ) -> None:
         self._tls = tls
         self._secrets = secrets
         self._binding = binding
         self._role = role
         self._names_left = _MOST_NAMES
-        self._secret = secrets.take(binding) if role is Role.INITIATOR else None
+        self._secret = None
+        if IS_AVAILABLE and (role is Role.INITIATOR or len(named) == _NAME_BYTES):
+            self._secret = secrets.take(binding if role is Role.INITIATOR else (binding, named))
+        if self._secret is not None:
+            allow_classic(tls)
         self._name = _ffi.new("unsigned char[]", self._secret.name) if self._secret is not None else None
+
+    @property
+    def rests_on_secret(self) -> bool:
+        """Whether the handshake, as far as it has come, rests on the secret that was taken for it."""
+        return self._secret is not None and bool(_lib.SSL_session_reused(_ssl_of(self._tls)))
 
     def read_kept_chain(self) -> tuple[bytes, ...] | None:
         """After the handshake: what the peer presented in the one that this rests on; None: it rests on nothing.
@@ -187,7 +203,7 @@ class Attempt:
 
     def count(self) -> None:
         """After the peer's verification: count this handshake by its kind."""
-        has_resumed = bool(_lib.SSL_session_reused(_ssl_of(self._tls)))
+        has_resumed = self.rests_on_secret
         self._secrets.resumed += has_resumed
         self._secrets.full += not has_resumed
 
@@ -198,7 +214,7 @@ class Attempt:
         it has been an end of this handshake.
         """
         secrets, rests_on = self._secrets, self._secret
-        has_resumed = bool(_lib.SSL_session_reused(_ssl_of(self._tls)))
+        has_resumed = self.rests_on_secret
         if rests_on is not None and not has_resumed and self._role is Role.INITIATOR and secrets.is_settled(rests_on):
             secrets.forget(self._binding)
         if not IS_AVAILABLE or self._tls.get_cipher_name() != _CIPHER:
@@ -222,12 +238,9 @@ class Attempt:
         return self._names_left >= 0
 
     def find(self, name: bytes) -> Secret | None:
-        """Return what a client has named: one in a handshake, so that it is clear which one this rests on."""
-        if self._role is not Role.RESPONDER:
-            return None
-        if self._secret is None:
-            self._secret = self._secrets.take((self._binding, name))
-        return self._secret if self._secret is not None and self._secret.name == name else None
+        """Return what a client has named, if it is the one that was looked for: it is clear what this rests on."""
+        secret = self._secret if self._role is Role.RESPONDER else None
+        return secret if secret is not None and secret.name == name else None
 
 
 # By the address of OpenSSL's connection, while its handshake goes on.
@@ -235,15 +248,18 @@ _attempts: Final[dict[int, Attempt]] = {}
 
 
 @contextmanager
-def resuming(tls: SSL.Connection, secrets: Secrets, binding: Hashable, role: Role) -> Iterator[Attempt]:
+def resuming(
+    tls: SSL.Connection, secrets: Secrets, binding: Hashable, role: Role, *, named: bytes = b""
+) -> Iterator[Attempt]:
     """Let this connection's handshake rest on a secret with this binding, if both ends have it.
 
     Arguments:
         binding: whatever has to be the same as in the handshake that the secret is from: our own credential and its
             generation, the bundle, and for a client whom it dials.
+        named: at a server, the secret that the client's peeked ClientHello names first.
     """
     address = _address_of(_ssl_of(tls))
-    attempt = _attempts[address] = Attempt(tls, secrets, binding, role)
+    attempt = _attempts[address] = Attempt(tls, secrets, binding, role, named=named)
     try:
         yield attempt
     finally:

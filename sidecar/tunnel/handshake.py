@@ -22,6 +22,7 @@ from shared.model.trust.certificate import BundleVerifier, VerifiedPeer
 from sidecar.native.engine import current_loop
 from sidecar.tls.client_hello import format_port_name
 from sidecar.tls.contexts import ALPN, ALPN_BEFORE, is_about_time
+from sidecar.tls.groups import check_group
 from sidecar.tls.handshake import HandshakeError, drive_handshake
 from sidecar.tls.key_limit import RENEWED_AT_BYTES
 from sidecar.tls.presented import read_presented, read_verification_error
@@ -63,6 +64,7 @@ async def establish_tunnel(
     port: int = 0,
     secrets: Secrets | None = None,
     whom: Hashable = None,
+    named: bytes = b"",
     trace: FrameTrace | None = None,
     key_bytes: int = RENEWED_AT_BYTES,
 ) -> Tunnel:
@@ -77,6 +79,7 @@ async def establish_tunnel(
         secrets: of earlier handshakes; None: this one is a whole one. New keys always are.
         whom: an initiator's word for everything that has to be the same for it to offer a secret, but for its own
             credential and the bundle.
+        named: at a responder, the secret that the peeked ClientHello names.
         trace: of the tunnel's frames; None for none.
         key_bytes: when so much was encrypted with one key, new ones are made.
 
@@ -89,7 +92,9 @@ async def establish_tunnel(
 
     async def shake_hands(found: Keys, secrets: Secrets | None) -> Renewed:
         tls = _make_connection(found.context, connection, role, port)
-        with nullcontext() if secrets is None else resuming(tls, secrets, _bind(found, whom), role) as attempt:
+        with (
+            nullcontext() if secrets is None else resuming(tls, secrets, _bind(found, whom), role, named=named)
+        ) as attempt:
             peer = await _shake_hands(loop, connection, tls, role, found.verifier, attempt, timeout_s=timeout_s)
         return Renewed(tls=tls, peer=peer, credential=found.credential)
 
@@ -149,6 +154,7 @@ async def _shake_hands(
     protocol = tls.get_alpn_proto_negotiated()
     if protocol not in (ALPN, ALPN_BEFORE):
         raise HandshakeError("the peer speaks no tunnel's protocol", reason=Reason.HANDSHAKE_FAILED)
+    check_group(tls, rests_on_secret=attempt is not None and attempt.rests_on_secret)
     chain = (attempt.read_kept_chain() if attempt is not None else None) or read_presented(tls)
     if not chain:
         raise HandshakeError("the peer showed no certificate", reason=Reason.HANDSHAKE_FAILED)

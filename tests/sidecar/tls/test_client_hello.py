@@ -36,6 +36,62 @@ def test_openssls_own_hello_names_its_server() -> None:
     assert parse_client_hello(_real_hello(None)) == ClientHello(server_name="")
 
 
+def _name_secrets(hello: bytes, keys: bytes) -> bytes:
+    """Have a ClientHello of one record end with this extension (RFC 8446, section 4.2.11)."""
+
+    def vector(data: bytes) -> bytes:
+        return len(data).to_bytes(2, "big") + data
+
+    body = hello[9:]
+    at = 35 + body[34]  # The session's ID.
+    at += 2 + int.from_bytes(body[at : at + 2], "big")  # The cipher suites.
+    at += 1 + body[at]  # The compression methods.
+    body = body[:at] + vector(body[at + 2 :] + b"\x00\x29" + vector(keys))
+    return b"\x16\x03\x01" + vector(b"\x01" + len(body).to_bytes(3, "big") + body)
+
+
+@pytest.mark.parametrize(
+    ("keys", "name"),
+    [
+        (b"\x00\x09\x00\x03abc\x00\x00\x00\x00\x00\x21\x20" + bytes(32), b"abc"),
+        (b"\x00\x12\x00\x03abc\x00\x00\x00\x00\x00\x03def\x00\x00\x00\x00", b"abc"),
+        (b"\x00\x05\x00\x03abc", b"abc"),
+        (b"\x00\x02\x00\x00", b""),
+    ],
+)
+def test_the_first_secret_is_read_whatever_follows(keys: bytes, name: bytes) -> None:
+    assert parse_client_hello(_name_secrets(HELLO, keys)) == ClientHello(server_name="p5432", secret_name=name)
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        b"",
+        b"\x00",
+        b"\x00\x05\x00",
+        b"\x00\x05\x00\x04abc",
+        b"\x00\x04\x00\x03abc",
+        b"\x00\x01\x00\x00",
+        b"\x00\x00\x00\x03abc",
+        b"\xff\xff\xff\xffabc",
+    ],
+)
+def test_a_secrets_name_that_ends_elsewhere_is_refused(keys: bytes) -> None:
+    with pytest.raises(ProtocolError):
+        parse_client_hello(_name_secrets(HELLO, keys))
+
+
+@given(st.binary(max_size=80))
+def test_arbitrary_secrets_yield_a_name_of_theirs_or_a_protocol_error(keys: bytes) -> None:
+    try:
+        outcome = parse_client_hello(_name_secrets(HELLO, keys))
+    except ProtocolError:
+        return
+    assert isinstance(outcome, ClientHello)
+    assert outcome.secret_name == keys[4 : 4 + len(outcome.secret_name)]
+    assert len(outcome.secret_name) <= max(0, len(keys) - 4)
+
+
 def test_every_cut_asks_for_more_and_never_for_less_than_there_is() -> None:
     for cut in range(len(HELLO)):
         outcome = parse_client_hello(HELLO[:cut])

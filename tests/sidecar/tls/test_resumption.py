@@ -20,9 +20,10 @@ from shared.model.trust.bundle import TrustBundle, name_serial
 from shared.model.trust.certificate import BundleVerifier
 from sidecar.credential.credential import Credential
 from sidecar.tls import contexts as contexts_module
-from sidecar.tls import resumption
+from sidecar.tls import groups, resumption
+from sidecar.tls.client_hello import ClientHello
 from sidecar.tls.contexts import ALPN_BEFORE, Contexts
-from sidecar.tls.handshake import HandshakeError
+from sidecar.tls.handshake import HandshakeError, peek_client_hello
 from sidecar.tls.resumption import MAX_AGE_S, MAX_OFFERS, PER_HANDSHAKE, Secret, Secrets
 from sidecar.tls.role import Role
 from sidecar.tunnel import handshake as handshake_module
@@ -58,8 +59,11 @@ class End:
             return keys
 
         try:
+            loop = asyncio.get_running_loop()
+            is_responder = self.role is Role.RESPONDER
+            hello = await peek_client_hello(loop, connection, timeout_s=120) if is_responder else ClientHello()
             return await establish_tunnel(
-                loop=asyncio.get_running_loop(),
+                loop=loop,
                 connection=connection,
                 keys=keys,
                 renew=renew,
@@ -67,7 +71,8 @@ class End:
                 timeout_s=120,
                 port=5432,
                 secrets=self.secrets if keeps else None,
-                whom=whom if self.role is Role.INITIATOR else None,
+                whom=None if is_responder else whom,
+                named=hello.secret_name,
             )
         except BaseException:
             connection.close()  # The other end learns it.
@@ -138,9 +143,9 @@ async def test_the_next_handshake_rests_on_the_first_and_proves_the_same() -> No
     assert again[0].id == again[1].id != whole[0].id
 
 
-async def test_the_key_exchange_is_made_all_the_same_and_no_early_data_is_allowed(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[SSL.Connection]:
+    """Each handshake's TLS connection."""
     made: list[SSL.Connection] = []
     make = handshake_module._make_connection
 
@@ -149,28 +154,110 @@ async def test_the_key_exchange_is_made_all_the_same_and_no_early_data_is_allowe
         return made[-1]
 
     monkeypatch.setattr(handshake_module, "_make_connection", note)
+    return made
+
+
+async def test_a_key_exchange_is_made_all_the_same_and_no_early_data_is_allowed(made: list[SSL.Connection]) -> None:
     ends = Ends()
     await ends.connect()
     assert await ends.count() == RESUMED
+    assert [tls.get_group_name() for tls in made] == ["X25519MLKEM768"] * 2 + ["x25519"] * 2
     for tls in made:
-        assert tls.get_group_name() == "X25519MLKEM768"
         assert lib.SSL_SESSION_get_max_early_data(lib.SSL_get_session(tls._ssl)) == 0
     assert [tls.get_peer_certificate() is None for tls in made] == [False, False, True, True]
 
 
+class Repeating(Secrets):
+    """What offers its first secret again and again."""
+
+    repeated: Secret | None = None
+
+    def take(self, binding: Hashable) -> Secret | None:
+        """Give out the same one each time."""
+        self.repeated = self.repeated or super().take(binding)
+        return self.repeated
+
+
 async def test_a_secret_is_used_once() -> None:
     """A client that offers one again, as whoever has read it off the wire might, makes a whole handshake."""
-
-    class Repeating(Secrets):
-        repeated: Secret | None = None
-
-        def take(self, binding: Hashable) -> Secret | None:
-            self.repeated = self.repeated or super().take(binding)
-            return self.repeated
-
     ends = Ends()
     ends.client.secrets = Repeating()
     assert [await ends.count() for _ in range(4)] == [FULL, RESUMED, FULL, FULL]
+
+
+async def test_of_handshakes_at_the_same_time_one_rests_on_a_secret(made: list[SSL.Connection]) -> None:
+    ends = Ends()
+    ends.client.secrets = Repeating()
+    await ends.connect()
+    await asyncio.gather(*(ends.connect() for _ in range(4)))
+    for end in (ends.client, ends.server):
+        assert (end.secrets.full, end.secrets.resumed) == (4, 1)
+    assert sorted(str(tls.get_group_name()) for tls in made) == ["X25519MLKEM768"] * 8 + ["x25519"] * 2
+
+
+async def test_a_secret_that_the_peer_hasnt_costs_a_whole_handshake_by_the_hybrid_exchange(
+    made: list[SSL.Connection],
+) -> None:
+    """The client's only key share is X25519's: the server asks for the other one."""
+    ends = Ends()
+    await ends.connect()
+    restart(ends.server, ends.mint)
+    client, server = await ends.connect()
+    assert (ends.client.secrets.full, ends.server.secrets.full) == (2, 1)
+    assert [tls.get_group_name() for tls in made] == ["X25519MLKEM768"] * 4
+    assert [end.peer.identity.workload for end in (client, server)] == [SERVER, CLIENT]
+
+
+@pytest.mark.parametrize("at", ["client", "server"])
+async def test_x25519_alone_is_refused_where_the_handshake_rests_on_no_secret_after_all(
+    at: str, monkeypatch: pytest.MonkeyPatch, made: list[SSL.Connection]
+) -> None:
+    """Though the other end's chain was verified: this is what either end makes of a peer that tries it."""
+    ends, index = Ends(), at == "server"
+    await ends.connect()
+    monkeypatch.setattr(resumption.Attempt, "find", lambda _attempt, _name: None)
+    def check_here(tls: SSL.Connection, *, rests_on_secret: bool) -> None:
+        if tls is made[2 + index]:  # The other one doesn't refuse it, or close the connection first.
+            groups.check_group(tls, rests_on_secret=rests_on_secret)
+
+    monkeypatch.setattr(handshake_module, "check_group", check_here)
+    refused, tls = (await ends.try_to_connect())[index], made[2 + index]
+    assert (tls.get_group_name(), tls.get_peer_certificate() is None) == ("x25519", False)
+    assert isinstance(refused, HandshakeError)
+    assert refused.reason == Reason.HANDSHAKE_FAILED
+    assert "key exchange" in refused.message
+    secrets = getattr(ends, at).secrets
+    assert (secrets.full, secrets.resumed, len(secrets)) == (1, 0, PER_HANDSHAKE - 1)
+
+
+@pytest.mark.parametrize("at", ["client", "server"])
+async def test_a_stranger_that_offers_x25519_alone_is_refused(at: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one that a CA of ours has signed."""
+    ends = Ends()
+    with monkeypatch.context() as patch:
+        patch.setattr(groups, "HYBRID", "X25519")
+        stranger = getattr(ends, at)
+        stranger.contexts.get(stranger.credential, stranger.bundle, stranger.role)
+    for outcome in await ends.try_to_connect():
+        assert isinstance(outcome, HandshakeError)
+        assert outcome.reason == Reason.HANDSHAKE_FAILED
+    assert (ends.client.secrets.full, ends.server.secrets.full) == (0, 0)
+
+
+@pytest.mark.parametrize("at", ["client", "server"])
+async def test_release_0_1_agrees_on_the_hybrid_exchange(
+    at: str, monkeypatch: pytest.MonkeyPatch, made: list[SSL.Connection]
+) -> None:
+    """It leaves the choice to OpenSSL, whose default groups begin with it."""
+    ends = Ends()
+    with monkeypatch.context() as patch:
+        patch.setattr(contexts_module, "require_hybrid", lambda _context: None)
+        patch.setattr(contexts_module, "allow_resumption", lambda _context, _role: None)
+        before = getattr(ends, at)
+        before.contexts.get(before.credential, before.bundle, before.role)
+    for _ in range(2):
+        await ends.connect(keeps=(at == "server", at == "client"))
+    assert {tls.get_group_name() for tls in made} == {"X25519MLKEM768"}
 
 
 async def test_as_many_may_follow_as_secrets_were_left() -> None:
@@ -365,7 +452,8 @@ async def test_a_server_whose_openssl_was_never_told_of_secrets_makes_a_whole_ha
     await ends.connect()
     monkeypatch.setattr(contexts_module, "allow_resumption", lambda _context, _role: None)
     ends.server.contexts = Contexts()
-    assert await ends.count() == FULL
+    await ends.connect(keeps=(True, False))
+    assert (ends.client.secrets.full, ends.client.secrets.resumed) == (2, 0)
 
 
 async def test_of_a_tunnel_of_an_older_protocol_no_secret_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
