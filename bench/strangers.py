@@ -12,7 +12,6 @@ import argparse
 import contextlib
 import json
 import socket
-import ssl
 import subprocess
 import sys
 import tempfile
@@ -23,12 +22,15 @@ from pathlib import Path
 from statistics import median
 from typing import Final
 
+from OpenSSL import SSL
+
 from bench.errors import BenchError
 from bench.figures import percentile
 from bench.processes import REPOSITORY, free_ports, own_python, raise_descriptor_limit
 from bench.subjects.subject import Backends
 from bench.subjects.touchmark import run_touchmark
 from shared.model.errors import TouchmarkError
+from sidecar.tls.groups import require_hybrid
 
 _PERIOD_S: Final = 0.002
 _STRANGER: Final = "127.0.0.66"
@@ -38,15 +40,17 @@ _STRANGER_START_S: Final = 2.0
 
 def make_client_hello(port: int) -> bytes:
     """Return a ClientHello for a tunnel to this port, without a certificate to follow."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    context.set_alpn_protocols(["touchmark/1"])
-    outgoing = ssl.MemoryBIO()
-    connection = context.wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname=f"p{port}")
+    context = SSL.Context(SSL.TLS_METHOD)
+    context.set_min_proto_version(SSL.TLS1_3_VERSION)
+    context.set_alpn_protos([b"touchmark/1"])
+    require_hybrid(context)
+    connection = SSL.Connection(context)
+    connection.set_tlsext_host_name(f"p{port}".encode())
+    connection.set_connect_state()
     try:
         connection.do_handshake()
-    except ssl.SSLWantReadError:
-        return outgoing.read()
+    except SSL.WantReadError:
+        return connection.bio_read(1 << 16)
     raise BenchError("a handshake without a peer")
 
 
