@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Callable
 from enum import Enum, auto
 
 from OpenSSL import SSL
@@ -81,9 +82,18 @@ def _peek(connection: socket.socket, wanted: int) -> ClientHello | NeedsMore:
 
 
 async def drive_handshake(
-    loop: asyncio.AbstractEventLoop, connection: socket.socket, tls: SSL.Connection, role: Role, *, timeout_s: float
+    loop: asyncio.AbstractEventLoop,
+    connection: socket.socket,
+    tls: SSL.Connection,
+    role: Role,
+    *,
+    timeout_s: float,
+    is_short: Callable[[], bool] | None = None,
 ) -> None:
-    """Do the handshake's I/O; what it computes is computed beside the event loop.
+    """Do the handshake's I/O; what it computes is computed beside the event loop, but for short steps.
+
+    Arguments:
+        is_short: asked before each step: whether it is one; None: none is.
 
     Raises:
         TimeoutError: the peer took longer than ``timeout_s``; what waits for our own computing doesn't count.
@@ -101,7 +111,11 @@ async def drive_handshake(
 
     left_s, is_first = timeout_s, True
     with poller_of(loop).watch(connection) as watch:
-        while (wants := await compute(loop, role, advance, is_first=is_first)) is not _Wants.NOTHING:
+        while True:
+            is_short_step = is_short is not None and is_short()
+            wants = await compute(loop, role, advance, is_first=is_first, is_short=is_short_step)
+            if wants is _Wants.NOTHING:
+                return
             is_first = False
             began = loop.time()
             if wants is _Wants.READ:

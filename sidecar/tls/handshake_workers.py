@@ -7,6 +7,9 @@ Belongs here: running one step in such a thread. Doesn't: when a handshake may b
 Steps of handshakes that have begun come before others' first ones: of 32 handshakes that begin at once each would
 otherwise wait for the first steps of all, and all would end together, at the end. But peers choose into how many steps
 they cut their messages, byte by byte if they like: after ``_MOST_BEGUN`` such steps one of the first ones comes.
+
+A step of a handshake that rests on a secret computes for about as long as handing it over takes. It runs on the loop
+itself, where this turn of the loop hasn't had its share of them.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from queue import SimpleQueue
 from typing import Any, Final, TypeVar
+from weakref import WeakKeyDictionary
 
 from sidecar.tls.role import Role
 
@@ -27,6 +31,9 @@ _T = TypeVar("_T")
 _LAST_STEP_S: Final = 5.0
 # A handshake that is cut into no more steps than it has takes three after its first one.
 _MOST_BEGUN: Final = 8
+# Short steps on the loop, of 0.1 to 0.5 ms each, until it has come to what waited then: as a burst's last ones may come
+# before its count begins anew, twice as many come one after another at the most.
+_MOST_HERE: Final = 5
 
 
 class _Step:
@@ -122,18 +129,54 @@ class _Worker:
             self._thread.join(_LAST_STEP_S)
 
 
+class _Turn:
+    """How many steps one event loop may still compute itself, until it has come round."""
+
+    __slots__ = ("__weakref__", "_left")
+
+    def __init__(self) -> None:
+        self._left = _MOST_HERE
+
+    def take(self, loop: asyncio.AbstractEventLoop) -> bool:
+        """Count a step, if there is room for it."""
+        if not self._left:
+            return False
+        if self._left == _MOST_HERE:
+            loop.call_soon(self._begin)
+        self._left -= 1
+        return True
+
+    def _begin(self) -> None:
+        self._left = _MOST_HERE
+
+
+_turns: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, _Turn]] = WeakKeyDictionary()
 # One thread for each role: what this pod dials never waits behind what strangers ask for.
 _workers: Final = {role: _Worker(f"tls-{role.name.lower()}") for role in Role}
 
 
-async def compute(loop: asyncio.AbstractEventLoop, role: Role, work: Callable[[], _T], *, is_first: bool = True) -> _T:
-    """Run one step in its role's thread; return its result or raise its error.
+async def compute(
+    loop: asyncio.AbstractEventLoop,
+    role: Role,
+    work: Callable[[], _T],
+    *,
+    is_first: bool = True,
+    is_short: bool = False,
+) -> _T:
+    """Run one step in its role's thread, or on the loop; return its result or raise its error.
 
     Arguments:
         is_first: of its handshake: those that have begun come before it.
+        is_short: it verifies nothing and signs nothing: it may run on the loop.
 
     Cancelled, it still waits for a step that has begun: that uses the connection's descriptor, which its owner closes.
     """
+    if is_short:
+        turn = _turns.get(loop)
+        if turn is None:
+            turn = _turns[loop] = _Turn()
+        if turn.take(loop):
+            return work()
     step = _Step(loop, work)
     _workers[role].submit(step, is_first=is_first)
     result: _T = await step.wait()

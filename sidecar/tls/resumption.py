@@ -175,6 +175,7 @@ class Attempt:
         self._binding = binding
         self._role = role
         self._names_left = _MOST_NAMES
+        self._steps = 0
         self._secret = None
         if IS_AVAILABLE and (role is Role.INITIATOR or len(named) == _NAME_BYTES):
             self._secret = secrets.take(binding if role is Role.INITIATOR else (binding, named))
@@ -186,6 +187,17 @@ class Attempt:
     def rests_on_secret(self) -> bool:
         """Whether the handshake, as far as it has come, rests on the secret that was taken for it."""
         return self._secret is not None and bool(_lib.SSL_session_reused(_ssl_of(self._tls)))
+
+    def is_next_step_short(self) -> bool:
+        """Tell, once before each step, whether it computes little: no certificate is verified, nothing is signed.
+
+        The client's second step reads what the server makes of its offer; a server that goes on to a whole handshake
+        has asked for another key share by then.
+        """
+        self._steps += 1
+        if self._secret is None:
+            return False
+        return self._steps <= (2 if self._role is Role.INITIATOR else 1) or self.rests_on_secret
 
     def read_kept_chain(self) -> tuple[bytes, ...] | None:
         """After the handshake: what the peer presented in the one that this rests on; None: it rests on nothing.

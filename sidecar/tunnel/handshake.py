@@ -143,7 +143,8 @@ async def _shake_hands(
     timeout_s: float,
 ) -> VerifiedPeer:
     try:
-        await drive_handshake(loop, connection, tls, role, timeout_s=timeout_s)
+        is_short = None if attempt is None else attempt.is_next_step_short
+        await drive_handshake(loop, connection, tls, role, timeout_s=timeout_s, is_short=is_short)
     except TimeoutError as error:
         raise HandshakeError("the handshake wasn't finished in time", reason=Reason.DEADLINE_EXCEEDED) from error
     except (SSL.Error, ValueError, OSError) as error:

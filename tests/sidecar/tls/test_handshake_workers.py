@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from sidecar.tls.handshake_workers import compute
+from sidecar.tls.handshake_workers import _MOST_HERE, compute
 from sidecar.tls.role import Role
 
 
@@ -22,12 +22,25 @@ async def test_a_step_runs_beside_the_loop_in_its_roles_thread() -> None:
     assert len({*names.values(), threading.current_thread().name}) == 3
 
 
+async def test_a_short_step_runs_on_the_loop_but_no_more_than_its_share_of_a_turn() -> None:
+    loop, here = asyncio.get_running_loop(), threading.current_thread().name
+
+    async def run() -> bool:
+        name = await compute(loop, Role.INITIATOR, lambda: threading.current_thread().name, is_short=True)
+        return name == here
+
+    # None of the first ones waits, so that all of them are in one turn; the one after them waits for its thread.
+    for _ in range(2):
+        assert [await run() for _ in range(_MOST_HERE + 1)] == [True] * _MOST_HERE + [False]
+
+
 async def test_a_steps_error_is_raised() -> None:
     def fail() -> None:
         raise ValueError("ordered by the test")
 
-    with pytest.raises(ValueError, match="ordered"):
-        await compute(asyncio.get_running_loop(), Role.RESPONDER, fail)
+    for is_short in (False, True):
+        with pytest.raises(ValueError, match="ordered"):
+            await compute(asyncio.get_running_loop(), Role.RESPONDER, fail, is_short=is_short)
 
 
 async def test_a_cancelled_step_that_has_begun_is_waited_for_and_one_that_hasnt_never_runs() -> None:

@@ -20,7 +20,7 @@ from shared.model.trust.bundle import TrustBundle, name_serial
 from shared.model.trust.certificate import BundleVerifier
 from sidecar.credential.credential import Credential
 from sidecar.tls import contexts as contexts_module
-from sidecar.tls import groups, resumption
+from sidecar.tls import groups, handshake_workers, resumption
 from sidecar.tls.client_hello import ClientHello
 from sidecar.tls.contexts import ALPN_BEFORE, Contexts
 from sidecar.tls.handshake import HandshakeError, peek_client_hello
@@ -216,6 +216,7 @@ async def test_x25519_alone_is_refused_where_the_handshake_rests_on_no_secret_af
     ends, index = Ends(), at == "server"
     await ends.connect()
     monkeypatch.setattr(resumption.Attempt, "find", lambda _attempt, _name: None)
+
     def check_here(tls: SSL.Connection, *, rests_on_secret: bool) -> None:
         if tls is made[2 + index]:  # The other one doesn't refuse it, or close the connection first.
             groups.check_group(tls, rests_on_secret=rests_on_secret)
@@ -228,6 +229,53 @@ async def test_x25519_alone_is_refused_where_the_handshake_rests_on_no_secret_af
     assert "key exchange" in refused.message
     secrets = getattr(ends, at).secrets
     assert (secrets.full, secrets.resumed, len(secrets)) == (1, 0, PER_HANDSHAKE - 1)
+
+
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> dict[Role, list[bool]]:
+    """Of each step that is computed: whether it may be on the event loop."""
+    steps: dict[Role, list[bool]] = {role: [] for role in Role}
+    compute = handshake_workers.compute
+
+    async def note(
+        loop: asyncio.AbstractEventLoop,
+        role: Role,
+        work: Callable[[], object],
+        *,
+        is_first: bool,
+        is_short: bool,
+    ) -> object:
+        steps[role].append(is_short)
+        return await compute(loop, role, work, is_first=is_first, is_short=is_short)
+
+    monkeypatch.setattr("sidecar.tls.handshake.compute", note)
+    return steps
+
+
+async def test_only_steps_of_a_handshake_that_rests_on_a_secret_run_on_the_loop(steps: dict[Role, list[bool]]) -> None:
+    ends = Ends()
+    await ends.connect()
+    assert {is_short for each in steps.values() for is_short in each} == {False}
+    for each in steps.values():
+        each.clear()
+    assert await ends.count() == RESUMED
+    assert {is_short for each in steps.values() for is_short in each} == {True}
+    assert [len(each) >= 2 for each in steps.values()] == [True, True]
+
+
+async def test_a_client_whose_secret_is_unknown_verifies_the_peers_chain_in_its_thread(
+    steps: dict[Role, list[bool]],
+) -> None:
+    ends = Ends()
+    await ends.connect()
+    restart(ends.server, ends.mint)
+    for each in steps.values():
+        each.clear()
+    await ends.connect()
+    assert steps[Role.INITIATOR][:2] == [True, True]
+    assert len(steps[Role.INITIATOR]) > 2
+    assert not any(steps[Role.INITIATOR][2:])
+    assert not any(steps[Role.RESPONDER])
 
 
 @pytest.mark.parametrize("at", ["client", "server"])
