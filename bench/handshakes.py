@@ -32,8 +32,9 @@ from sidecar.tls.client_hello import ClientHello, parse_client_hello
 from sidecar.tls.contexts import Contexts
 from sidecar.tls.handshake import peek_client_hello
 from sidecar.tls.handshake_workers import compute
+from sidecar.tls.kept_secrets import Secrets
 from sidecar.tls.presented import read_presented
-from sidecar.tls.resumption import Secrets, resuming
+from sidecar.tls.resumption import resuming
 from sidecar.tls.role import Role
 from sidecar.tunnel.handshake import Keys, establish_tunnel
 from tests.sidecar.pair import CLIENT, CLIENT_PROGRAM, SERVER, SERVER_PROGRAM, Mint, identify

@@ -135,6 +135,7 @@ async def terminate(
         role=Role.RESPONDER,
         timeout_s=sidecar.limits.handshake_s,
         secrets=sidecar.secrets,
+        whom=port,
         named=hello.secret_name,
         trace=sidecar.trace,
         key_bytes=sidecar.limits.key_bytes,

@@ -17,8 +17,8 @@ from sidecar.rooms import Rooms, make_rooms
 from sidecar.sockets.address import Endpoint
 from sidecar.tls.foreign_handshake import ForeignContexts
 from sidecar.tls.handshake_gate import HandshakeGate
+from sidecar.tls.kept_secrets import Secrets
 from sidecar.tls.key_limit import RENEWED_AT_BYTES
-from sidecar.tls.resumption import Secrets
 
 if TYPE_CHECKING:
     from shared.model.identity.identity import Workload

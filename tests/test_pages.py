@@ -17,6 +17,8 @@ from shared.model.policy.reasons import Reason
 from shared.model.version import VERSION
 from sidecar.settings.settings import read_configuration
 from sidecar.tls.contexts import ALPN
+from sidecar.tls.kept_secrets import MAX_OF_PEER, MAX_OFFERS, MAX_SECRETS
+from sidecar.tls.resumption import PER_RESUMED, PER_WHOLE
 from sidecar.tunnel.frames import (
     MAX_EARLY_BYTES,
     MAX_PAYLOAD_BYTES,
@@ -134,3 +136,7 @@ class TestTheTunnelsProtocol:
         assert f"closed after {limits.idle_s:.0f} seconds" in self.PAGE
         assert f"older than {limits.age_s / 60:.0f} minutes" in self.PAGE
         assert f"at most {limits.max_idle} idle tunnels, {limits.max_idle_per_key} per key" in self.PAGE
+        assert f"{PER_WHOLE * 48:,} bytes after a whole one, which are {PER_WHOLE} times" in self.PAGE
+        assert f"and {PER_RESUMED * 48} bytes,\ntwice" in self.PAGE
+        assert f"at most {MAX_SECRETS:,} for either role; the initiator {MAX_OFFERS} for one peer" in self.PAGE
+        assert f"the responder {MAX_OF_PEER} of\n  one" in self.PAGE

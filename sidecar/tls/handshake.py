@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable
 from enum import Enum, auto
+from typing import Protocol
 
 from OpenSSL import SSL
 
@@ -81,6 +81,18 @@ def _peek(connection: socket.socket, wanted: int) -> ClientHello | NeedsMore:
     return parse_client_hello(data)
 
 
+class Course(Protocol):
+    """Who follows a handshake's steps."""
+
+    def is_next_step_short(self) -> bool:
+        """Tell, once before each step, whether it computes little."""
+        ...
+
+    def note_step(self) -> None:
+        """After each step that didn't fail; in the thread that has computed it."""
+        ...
+
+
 async def drive_handshake(
     loop: asyncio.AbstractEventLoop,
     connection: socket.socket,
@@ -88,12 +100,12 @@ async def drive_handshake(
     role: Role,
     *,
     timeout_s: float,
-    is_short: Callable[[], bool] | None = None,
+    course: Course | None = None,
 ) -> None:
     """Do the handshake's I/O; what it computes is computed beside the event loop, but for short steps.
 
     Arguments:
-        is_short: asked before each step: whether it is one; None: none is.
+        course: is told of each step, and which ones are short; None: none is.
 
     Raises:
         TimeoutError: the peer took longer than ``timeout_s``; what waits for our own computing doesn't count.
@@ -109,11 +121,17 @@ async def drive_handshake(
             return _Wants.WRITE
         return _Wants.NOTHING
 
+    def advance_and_note() -> _Wants:
+        wants = advance()
+        if course is not None:
+            course.note_step()
+        return wants
+
     left_s, is_first = timeout_s, True
     with poller_of(loop).watch(connection) as watch:
         while True:
-            is_short_step = is_short is not None and is_short()
-            wants = await compute(loop, role, advance, is_first=is_first, is_short=is_short_step)
+            is_short = course is not None and course.is_next_step_short()
+            wants = await compute(loop, role, advance_and_note, is_first=is_first, is_short=is_short)
             if wants is _Wants.NOTHING:
                 return
             is_first = False

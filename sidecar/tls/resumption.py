@@ -1,7 +1,8 @@
 """Handshakes that rest on an earlier one: a secret that both ends derived from it, in place of certificates.
 
-Belongs here: the secrets, where they are kept, and how OpenSSL is told of one. Doesn't: verification of the peer, which
-follows every handshake in the same way (``sidecar/tunnel/handshake.py``), with the chain that the peer showed then.
+Belongs here: deriving the secrets, and how OpenSSL is told of one. Doesn't: where they are kept (``kept_secrets.py``),
+verification of the peer, which follows every handshake in the same way (``sidecar/tunnel/handshake.py``), with the
+chain that the peer showed then.
 
 OpenSSL's own sessions stay unused: its cache holds 20,480 of them, with their certificates, and what cryptography binds
 can neither bound it nor take a session out of it, so that one could be resumed any number of times. What is used
@@ -14,12 +15,9 @@ SSL_CTX_set_psk_use_session_callback(3).
 
 from __future__ import annotations
 
-import threading
-import time
-from collections import OrderedDict, deque
-from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+import asyncio
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 from OpenSSL import SSL
@@ -29,18 +27,13 @@ from OpenSSL._util import lib as _lib
 from shared.model.policy.reasons import Reason
 from sidecar.tls.groups import allow_classic
 from sidecar.tls.handshake import HandshakeError
+from sidecar.tls.kept_secrets import MAX_OFFERS, Origin, Secret, Secrets
 from sidecar.tls.role import Role
 
-# Since the handshake in which the peer proved that it holds its key: a tunnel isn't used for longer either.
-MAX_AGE_S: Final = 900.0
-# Each holds its peer's chain: 2 KiB of ours, which the secrets of a row share, and 16 KiB at the most.
-MAX_SECRETS: Final = 1024
-# As many as OpenSSL offers sessions: one tunnel may be followed by two at once.
-PER_HANDSHAKE: Final = 2
-# What is kept to be offered to one peer: what a burst of connections leaves mustn't push the others out.
-MAX_OFFERS: Final = 32
-# By then the peer has kept what was kept here: a responder ends a handshake a little later than the initiator.
-_SETTLED_S: Final = 1.0
+# A whole one leaves enough for the burst that it is the first of. One that rests on a secret replaces what it has used,
+# and leaves one more, for what was lost.
+PER_WHOLE: Final = MAX_OFFERS
+PER_RESUMED: Final = 2
 
 _LABEL: Final = b"EXPORTER-touchmark-resumption"
 # A client of ours names one secret, and after a HelloRetryRequest once more. A stranger's ClientHello has room for two
@@ -56,108 +49,6 @@ _TLS_1_3: Final = 0x0304
 _SESSIONS_OF: Final = b"touchmark"
 
 IS_AVAILABLE: Final = bool(getattr(_lib, "Cryptography_HAS_PSK_TLSv1_3", 0))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Secret:
-    """What one later handshake may rest on.
-
-    Attributes:
-        name: what the client says, in the clear, to name it; unpredictable, and of no use for anything else.
-        chain: what the peer presented (DER, leaf first) when it proved that it holds the leaf's key.
-        proven_at: when that was, in seconds of ``time.monotonic()``.
-        kept_at: when the handshake that it was derived from ended here.
-    """
-
-    name: bytes
-    key: bytes = field(repr=False)
-    chain: tuple[bytes, ...] = field(repr=False)
-    proven_at: float
-    kept_at: float
-
-
-class Secrets:
-    """Secrets of this process by what they are bound to; each is given out once. Used by the handshakes' threads, too.
-
-    Arguments:
-        most: in all; the longest kept are dropped.
-        read_clock: seconds of a clock that is never set.
-
-    Attributes:
-        full, resumed: how many handshakes held that rested on nothing, or on a secret of these.
-    """
-
-    def __init__(self, most: int = MAX_SECRETS, read_clock: Callable[[], float] = time.monotonic) -> None:
-        self._most = most
-        self._read_clock = read_clock
-        self._lock = threading.Lock()
-        self._kept: OrderedDict[Hashable, deque[Secret]] = OrderedDict()
-        self._count = 0
-        self.full = 0
-        self.resumed = 0
-
-    def __len__(self) -> int:
-        return self._count
-
-    def keep(self, binding: Hashable, secret: Secret) -> None:
-        """Keep a secret for whoever asks with an equal binding."""
-        with self._lock:
-            self._drop_old()
-            kept = self._kept.setdefault(binding, deque())
-            self._kept.move_to_end(binding)
-            kept.append(secret)
-            self._count += 1
-            if len(kept) > MAX_OFFERS:
-                kept.popleft()
-                self._count -= 1
-            while self._count > self._most:
-                _, dropped = self._kept.popitem(last=False)
-                self._count -= len(dropped)
-
-    def take(self, binding: Hashable) -> Secret | None:
-        """Give out a secret for good; None: there is none that isn't too old.
-
-        The newest that the peer has kept as well by now: one of many initiators' oldest may have been dropped there.
-        In a burst of handshakes none may be that old, and the oldest is the most likely one.
-        """
-        with self._lock:
-            kept = self._kept.get(binding)
-            if kept is None:
-                return None
-            place = 0
-            if self.is_settled(kept[0]):  # Else none is: they were kept in this order.
-                place = next(place for place in range(len(kept) - 1, -1, -1) if self.is_settled(kept[place]))
-            secret = kept[place]
-            del kept[place]
-            self._count -= 1
-            if not kept:
-                del self._kept[binding]
-            return secret if self._is_young(secret) else None
-
-    def forget(self, binding: Hashable) -> None:
-        """Drop all with this binding: the peer has lost one of them, so most likely the others too."""
-        with self._lock:
-            self._count -= len(self._kept.pop(binding, ()))
-
-    def is_settled(self, secret: Secret) -> bool:
-        """Tell whether the peer has kept it as well, unless it has lost it since."""
-        return self._read_clock() - secret.kept_at >= _SETTLED_S
-
-    def now(self) -> float:
-        """Read the clock that ``proven_at`` and ``kept_at`` are read from."""
-        return self._read_clock()
-
-    def _is_young(self, secret: Secret) -> bool:
-        return 0 <= self._read_clock() - secret.proven_at < MAX_AGE_S
-
-    def _drop_old(self) -> None:
-        """Drop what can't be used any more, of those that were kept first."""
-        while self._kept:
-            binding, kept = next(iter(self._kept.items()))
-            if any(map(self._is_young, kept)):
-                return
-            del self._kept[binding]
-            self._count -= len(kept)
 
 
 class Attempt:
@@ -176,12 +67,36 @@ class Attempt:
         self._role = role
         self._names_left = _MOST_NAMES
         self._steps = 0
-        self._secret = None
-        if IS_AVAILABLE and (role is Role.INITIATOR or len(named) == _NAME_BYTES):
-            self._secret = secrets.take(binding if role is Role.INITIATOR else (binding, named))
+        self._derived: dict[bytes, bytes] = {}
+        self._waiting: list[asyncio.Future[None]] | None = None
+        self._secret: Secret | None = None
+        if IS_AVAILABLE:
+            self._secret = secrets.take(binding) if role is Role.INITIATOR else secrets.find(binding, named)
         if self._secret is not None:
             allow_classic(tls)
         self._name = _ffi.new("unsigned char[]", self._secret.name) if self._secret is not None else None
+
+    def begin(self) -> None:
+        """Tell others that this handshake may leave secrets."""
+        if self._role is Role.INITIATOR:
+            self._secrets.begin(self._binding, rests_on_secret=self._secret is not None)
+
+    def end(self) -> None:
+        """Tell those who wait for its secrets that it has ended, in whatever way."""
+        if self._role is Role.INITIATOR:
+            self._secrets.end(self._binding, rests_on_secret=self._secret is not None)
+        elif self._waiting is not None:
+            self._secrets.end_expecting(self._derived, self._waiting)
+
+    def note_step(self) -> None:
+        """After each step, in its thread: a server's secrets are known to the client once its Finished is sent.
+
+        The exporter is ready then; but the client has proved nothing yet: they aren't kept before the handshake's end.
+        """
+        if self._role is Role.RESPONDER and self._waiting is None and IS_AVAILABLE:
+            with suppress(SSL.Error):  # It has asked for another key share.
+                self._derive()
+                self._waiting = self._secrets.expect(self._derived)
 
     @property
     def rests_on_secret(self) -> bool:
@@ -211,7 +126,7 @@ class Attempt:
             return None
         if self._secret is None:
             raise HandshakeError("OpenSSL resumed what it wasn't given", reason=Reason.HANDSHAKE_FAILED)
-        return self._secret.chain
+        return self._secret.origin.chain
 
     def count(self) -> None:
         """After the peer's verification: count this handshake by its kind."""
@@ -231,14 +146,22 @@ class Attempt:
             secrets.forget(self._binding)
         if not IS_AVAILABLE or self._tls.get_cipher_name() != _CIPHER:
             return
+        if not self._derived:
+            self._derive()
         now = secrets.now()
-        proven_at = rests_on.proven_at if has_resumed and rests_on is not None else now
+        proven_at = rests_on.origin.proven_at if has_resumed and rests_on is not None else now
+        origin = Origin(chain=chain, proven_at=proven_at, kept_at=now)
+        whose = None if self._role is Role.INITIATOR else chain[0]
+        secrets.keep(self._binding, self._derived, origin, whose=whose)
+
+    def _derive(self) -> None:
         size = _NAME_BYTES + _KEY_BYTES
-        exported = self._tls.export_keying_material(_LABEL, PER_HANDSHAKE * size)
-        for start in range(0, len(exported), size):
-            name, key = exported[start : start + _NAME_BYTES], exported[start + _NAME_BYTES : start + size]
-            secret = Secret(name=name, key=key, chain=chain, proven_at=proven_at, kept_at=now)
-            secrets.keep(self._binding if self._role is Role.INITIATOR else (self._binding, name), secret)
+        count = PER_RESUMED if self.rests_on_secret else PER_WHOLE
+        exported = self._tls.export_keying_material(_LABEL, count * size)
+        self._derived = {
+            exported[start : start + _NAME_BYTES]: exported[start + _NAME_BYTES : start + size]
+            for start in range(0, len(exported), size)
+        }
 
     def offer(self) -> tuple[Any, Secret] | None:
         """Return what the client offers, its name as OpenSSL reads it."""
@@ -272,10 +195,12 @@ def resuming(
     """
     address = _address_of(_ssl_of(tls))
     attempt = _attempts[address] = Attempt(tls, secrets, binding, role, named=named)
+    attempt.begin()
     try:
         yield attempt
     finally:
         del _attempts[address]
+        attempt.end()
 
 
 def allow_resumption(context: SSL.Context, role: Role) -> None:

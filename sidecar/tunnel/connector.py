@@ -19,8 +19,8 @@ from sidecar.sockets.address import Endpoint, format_endpoint
 from sidecar.sockets.dial import DialError, dial
 from sidecar.tls.contexts import Contexts
 from sidecar.tls.handshake import HandshakeError
+from sidecar.tls.kept_secrets import Secrets
 from sidecar.tls.key_limit import RENEWED_AT_BYTES
-from sidecar.tls.resumption import Secrets
 from sidecar.tls.role import Role
 from sidecar.tunnel.dial_failures import DialFailures, is_about_address
 from sidecar.tunnel.dial_queue import DialQueue

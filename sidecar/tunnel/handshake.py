@@ -24,9 +24,10 @@ from sidecar.tls.client_hello import format_port_name
 from sidecar.tls.contexts import ALPN, ALPN_BEFORE, is_about_time
 from sidecar.tls.groups import check_group
 from sidecar.tls.handshake import HandshakeError, drive_handshake
+from sidecar.tls.kept_secrets import Secrets
 from sidecar.tls.key_limit import RENEWED_AT_BYTES
 from sidecar.tls.presented import read_presented, read_verification_error
-from sidecar.tls.resumption import Attempt, Secrets, resuming
+from sidecar.tls.resumption import Attempt, resuming
 from sidecar.tls.role import Role
 from sidecar.tunnel.native_tunnel import NativeTunnel
 from sidecar.tunnel.trace import FrameTrace
@@ -77,8 +78,7 @@ async def establish_tunnel(
         renew: finds the current keys of the same program, for a tunnel that uses up its own; its errors end the tunnel.
         port: the destination port that the initiator names.
         secrets: of earlier handshakes; None: this one is a whole one. New keys always are.
-        whom: an initiator's word for everything that has to be the same for it to offer a secret, but for its own
-            credential and the bundle.
+        whom: what has to be the same for a secret to be offered, or taken, besides the own credential and the bundle.
         named: at a responder, the secret that the peeked ClientHello names.
         trace: of the tunnel's frames; None for none.
         key_bytes: when so much was encrypted with one key, new ones are made.
@@ -91,10 +91,11 @@ async def establish_tunnel(
     """
 
     async def shake_hands(found: Keys, secrets: Secrets | None) -> Renewed:
+        binding = _bind(found, whom)
+        if secrets is not None:
+            await (secrets.wait_for_another(binding) if role is Role.INITIATOR else secrets.wait_until_kept(named))
         tls = _make_connection(found.context, connection, role, port)
-        with (
-            nullcontext() if secrets is None else resuming(tls, secrets, _bind(found, whom), role, named=named)
-        ) as attempt:
+        with nullcontext() if secrets is None else resuming(tls, secrets, binding, role, named=named) as attempt:
             peer = await _shake_hands(loop, connection, tls, role, found.verifier, attempt, timeout_s=timeout_s)
         return Renewed(tls=tls, peer=peer, credential=found.credential)
 
@@ -143,8 +144,7 @@ async def _shake_hands(
     timeout_s: float,
 ) -> VerifiedPeer:
     try:
-        is_short = None if attempt is None else attempt.is_next_step_short
-        await drive_handshake(loop, connection, tls, role, timeout_s=timeout_s, is_short=is_short)
+        await drive_handshake(loop, connection, tls, role, timeout_s=timeout_s, course=attempt)
     except TimeoutError as error:
         raise HandshakeError("the handshake wasn't finished in time", reason=Reason.DEADLINE_EXCEEDED) from error
     except (SSL.Error, ValueError, OSError) as error:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import socket
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from types import SimpleNamespace
+from typing import Any
 
 import msgspec
 import pytest
@@ -17,18 +17,20 @@ from OpenSSL._util import lib
 from shared.model.errors import VerificationError
 from shared.model.policy.reasons import Reason
 from shared.model.trust.bundle import TrustBundle, name_serial
-from shared.model.trust.certificate import BundleVerifier
+from shared.model.trust.certificate import BundleVerifier, VerifiedPeer
 from sidecar.credential.credential import Credential
 from sidecar.tls import contexts as contexts_module
-from sidecar.tls import groups, handshake_workers, resumption
+from sidecar.tls import groups, handshake_workers, kept_secrets, resumption
 from sidecar.tls.client_hello import ClientHello
 from sidecar.tls.contexts import ALPN_BEFORE, Contexts
 from sidecar.tls.handshake import HandshakeError, peek_client_hello
-from sidecar.tls.resumption import MAX_AGE_S, MAX_OFFERS, PER_HANDSHAKE, Secret, Secrets
+from sidecar.tls.kept_secrets import MAX_AGE_S, MAX_OFFERS, Secret, Secrets
+from sidecar.tls.resumption import PER_RESUMED, PER_WHOLE
 from sidecar.tls.role import Role
 from sidecar.tunnel import handshake as handshake_module
 from sidecar.tunnel.handshake import Keys, establish_tunnel
 from sidecar.tunnel.tunnel import Tunnel
+from tests.sidecar.little_ca import until
 from tests.sidecar.pair import CLIENT, CLIENT_PROGRAM, SERVER, SERVER_PROGRAM, Mint, identify
 from tests.sidecar.pump.test_plain_pump import tcp_pair
 
@@ -228,7 +230,7 @@ async def test_x25519_alone_is_refused_where_the_handshake_rests_on_no_secret_af
     assert refused.reason == Reason.HANDSHAKE_FAILED
     assert "key exchange" in refused.message
     secrets = getattr(ends, at).secrets
-    assert (secrets.full, secrets.resumed, len(secrets)) == (1, 0, PER_HANDSHAKE - 1)
+    assert (secrets.full, secrets.resumed, len(secrets)) == (1, 0, PER_WHOLE - 1)
 
 
 @pytest.fixture
@@ -308,13 +310,86 @@ async def test_release_0_1_agrees_on_the_hybrid_exchange(
     assert {tls.get_group_name() for tls in made} == {"X25519MLKEM768"}
 
 
-async def test_as_many_may_follow_as_secrets_were_left() -> None:
+async def test_a_whole_handshake_leaves_enough_for_a_burst_and_others_replace_what_they_use() -> None:
     ends = Ends()
     await ends.connect()
-    assert (len(ends.client.secrets), len(ends.server.secrets)) == (PER_HANDSHAKE, PER_HANDSHAKE)
-    for _ in range(3):
-        assert await ends.count() == RESUMED
-        assert len(ends.client.secrets) == len(ends.server.secrets)
+    assert (len(ends.client.secrets), len(ends.server.secrets)) == (PER_WHOLE, PER_WHOLE)
+    await asyncio.gather(*(ends.connect() for _ in range(PER_WHOLE)))
+    for end in (ends.client, ends.server):
+        assert (end.secrets.full, end.secrets.resumed) == (1, PER_WHOLE)
+    assert len(ends.client.secrets) == MAX_OFFERS
+    assert len(ends.server.secrets) == PER_WHOLE * PER_RESUMED
+
+
+@pytest.fixture
+def long_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No wait for a secret ends by itself, nor before the server's thread has told what it has derived."""
+    monkeypatch.setattr(kept_secrets, "_ANOTHER_S", 120.0)
+    monkeypatch.setattr(kept_secrets, "_ENDING_S", 120.0)
+    wait = Secrets.wait_until_kept
+
+    async def wait_until_kept(secrets: Secrets, name: bytes) -> None:
+        if name:
+            await until(lambda: name in secrets._expected or name in secrets._places)
+        await wait(secrets, name)
+
+    monkeypatch.setattr(Secrets, "wait_until_kept", wait_until_kept)
+
+
+@pytest.mark.usefixtures("long_waits")
+async def test_of_a_bursts_first_handshakes_one_is_a_whole_one() -> None:
+    """The others wait for the secrets that it leaves."""
+    ends = Ends()
+    await asyncio.gather(*(ends.connect() for _ in range(40)))
+    for end in (ends.client, ends.server):
+        assert (end.secrets.full, end.secrets.resumed) == (1, 39)
+
+
+async def test_when_a_bursts_first_handshake_fails_the_others_are_tried_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(kept_secrets, "_ANOTHER_S", 120.0)
+    ends = Ends()
+    ends.client.verifier = BundleVerifier(Mint().bundle)  # Each peer is refused.
+    async with asyncio.timeout(60):
+        outcomes = await asyncio.gather(*(ends.try_to_connect() for _ in range(4)))
+    assert all(isinstance(client, VerificationError) for client, _ in outcomes)
+
+
+@pytest.mark.usefixtures("long_waits")
+async def test_a_secret_whose_handshake_the_server_hasnt_ended_yet_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The client's last flight and its next ClientHello come by two connections, in any order."""
+    ends, may_end, waits = Ends(), asyncio.Event(), asyncio.Event()
+    shake, wait, chains = handshake_module._shake_hands, Secrets.wait_until_kept, list[tuple[bytes, ...]]()
+
+    async def shake_hands(*arguments: Any, **keywords: Any) -> VerifiedPeer:
+        is_first = not waits.is_set() and arguments[3] is Role.RESPONDER
+        if is_first:
+            arguments[5].keep = chains.append
+        peer = await shake(*arguments, **keywords)
+        if is_first:
+            await may_end.wait()
+            resumption.Attempt.keep(arguments[5], chains.pop())
+        return peer
+
+    async def wait_until_kept(secrets: Secrets, name: bytes) -> None:
+        if name:
+            await until(lambda: name in secrets._expected)
+            waits.set()
+            asyncio.get_running_loop().call_soon(may_end.set)
+        await wait(secrets, name)
+
+    monkeypatch.setattr(handshake_module, "_shake_hands", shake_hands)
+    monkeypatch.setattr(Secrets, "wait_until_kept", wait_until_kept)
+    first = asyncio.create_task(ends.connect())
+    async with asyncio.timeout(120):
+        await until(lambda: len(ends.client.secrets))
+        await ends.connect()
+        await first
+    assert (ends.server.secrets.full, ends.server.secrets.resumed) == (1, 1)
+    assert not ends.server.secrets._expected
 
 
 def renew(end: End, mint: Mint) -> None:
@@ -355,11 +430,12 @@ async def test_of_a_peer_that_has_lost_one_secret_the_others_are_dropped() -> No
     ends.client.secrets = Secrets(read_clock=lambda: now[0])
     for _ in range(3):
         await ends.connect()
-    assert len(ends.client.secrets) > PER_HANDSHAKE
+    lost = set(ends.client.secrets._places)
     restart(ends.server, ends.mint)
     now[0] += 5.0
     assert await ends.count() == FULL
-    assert len(ends.client.secrets) == PER_HANDSHAKE
+    assert not lost & set(ends.client.secrets._places)
+    assert len(ends.client.secrets) == PER_WHOLE
     assert await ends.count() == RESUMED
 
 
@@ -391,9 +467,8 @@ async def test_a_secret_of_another_key_fails() -> None:
     """Whoever knows a name alone proves nothing."""
     ends = Ends()
     await ends.connect()
-    for kept in ends.client.secrets._kept.values():
-        for index, secret in enumerate(kept):
-            kept[index] = dataclasses.replace(secret, key=bytes(32))
+    for stock in ends.client.secrets._stocks.values():
+        stock.update({name: (bytes(32), origin) for name, (_, origin) in stock.items()})
     for outcome in await ends.try_to_connect():
         assert isinstance(outcome, HandshakeError)
         assert outcome.reason == Reason.HANDSHAKE_FAILED
@@ -422,7 +497,7 @@ async def test_a_client_that_leaves_during_a_resumed_handshake_isnt_called_untru
     _, refused = await asyncio.gather(leave(), ends.server.establish(far, None, True), return_exceptions=True)
     assert isinstance(refused, HandshakeError)
     assert refused.reason == Reason.HANDSHAKE_FAILED
-    assert len(ends.server.secrets) == PER_HANDSHAKE - 1  # One was taken: the handshake would have rested on it.
+    assert len(ends.server.secrets) == PER_WHOLE - 1  # One was taken: the handshake would have rested on it.
 
 
 def name_secrets(hello: bytes, count: int) -> bytes:
@@ -530,60 +605,3 @@ async def test_a_session_of_openssls_own_counts_for_nothing() -> None:
             patch.setattr(resumption, "_lib", SimpleNamespace(SSL_session_reused=lambda _: 1))
             with pytest.raises(HandshakeError):
                 attempt.read_kept_chain()
-
-
-def make_secret(name: bytes, proven_at: float = 0.0) -> Secret:
-    return Secret(name=name, key=bytes(32), chain=(), proven_at=proven_at, kept_at=proven_at)
-
-
-def test_the_newest_is_given_out_first_and_each_once() -> None:
-    now = 0.0
-    secrets = Secrets(read_clock=lambda: now)
-    for name in (b"a", b"b", b"c"):
-        secrets.keep("db", make_secret(name, now))
-        now += 5.0
-    assert secrets.take("cache") is None
-    assert [secret and secret.name for secret in (secrets.take("db"), secrets.take("db"))] == [b"c", b"b"]
-    assert secrets.take("db") is not None
-    assert (secrets.take("db"), len(secrets)) == (None, 0)
-
-
-def test_what_the_peer_may_not_have_kept_yet_is_given_out_last_and_the_oldest_of_it_first() -> None:
-    now = 0.0
-    secrets = Secrets(read_clock=lambda: now)
-    for name in (b"a", b"b"):
-        secrets.keep("db", make_secret(name, now))
-    now = 5.0
-    for name in (b"c", b"d"):
-        secrets.keep("db", make_secret(name, now))
-    given = [secrets.take("db") for _ in range(4)]
-    assert [secret and secret.name for secret in given] == [b"b", b"a", b"c", b"d"]
-
-
-def test_their_number_is_bounded_in_all_and_for_one_peer() -> None:
-    secrets = Secrets(most=40, read_clock=lambda: 0.0)
-    for number in range(100):
-        secrets.keep("db", make_secret(b"%d" % number))
-    assert len(secrets) == MAX_OFFERS
-    for number in range(100):
-        secrets.keep(number, make_secret(b"x"))
-    assert len(secrets) == 40
-    assert secrets.take("db") is None
-    assert secrets.take(99) is not None
-
-
-def test_what_is_too_old_is_dropped_and_never_given_out() -> None:
-    now = 0.0
-    secrets = Secrets(read_clock=lambda: now)
-    secrets.keep("db", make_secret(b"a"))
-    secrets.keep("cache", make_secret(b"b"))
-    now = MAX_AGE_S
-    assert secrets.take("db") is None
-    secrets.keep("web", make_secret(b"c", proven_at=now))
-    assert len(secrets) == 1
-
-
-def test_a_secret_shows_neither_its_key_nor_its_chain() -> None:
-    secret = Secret(name=b"n", key=b"secret", chain=(b"leaf",), proven_at=0.0, kept_at=0.0)
-    assert "secret" not in repr(secret)
-    assert "leaf" not in repr(secret)

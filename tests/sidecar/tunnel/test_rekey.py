@@ -13,6 +13,7 @@ from sidecar.parts import Limits
 from sidecar.tls import contexts
 from sidecar.tls.contexts import ALPN_BEFORE
 from sidecar.tls.key_limit import RENEWED_AT_BYTES
+from sidecar.tls.resumption import PER_WHOLE
 from sidecar.tunnel import tunnel
 from sidecar.tunnel.frames import FrameType
 from sidecar.tunnel.tunnel import Tunnel
@@ -121,7 +122,7 @@ async def test_new_keys_are_made_by_a_whole_handshake(handshakes: list[Tunnel]) 
         writer.close()
         await until(lambda: pair.client.records and pair.server.records)
         for secrets in (pair.client.sidecar.connector.secrets, pair.server.sidecar.secrets):
-            assert (secrets.full, secrets.resumed, len(secrets)) == (1, 0, 2)
+            assert (secrets.full, secrets.resumed, len(secrets)) == (1, 0, PER_WHOLE)
     assert handshakes
 
 
