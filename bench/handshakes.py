@@ -15,6 +15,7 @@ import asyncio
 import ctypes
 import gc
 import math
+import os
 import socket
 import statistics
 import sys
@@ -181,6 +182,43 @@ def measure_memory(ends: Ends, count: int) -> tuple[float, float]:
     return (made - before) / count, (kept - before) / count
 
 
+def measure_resting_memory(ends: Ends, count: int) -> float:
+    """Return how many bytes are kept of one idle connection whose handshake rests on an earlier one, both ends."""
+    secrets = {role: Secrets() for role in Role}
+    rest_on_earlier(ends, secrets)  # There is none yet.
+    pairs = [_rest_on_earlier_by_sockets(ends, secrets)]
+    before = _count_allocated()
+    pairs += [_rest_on_earlier_by_sockets(ends, secrets) for _ in range(count)]
+    kept = _count_allocated()
+    for pair in pairs:
+        for end in pair:
+            end.close()
+    if {each.full for each in secrets.values()} != {1}:
+        raise RuntimeError("not every handshake but the first rested on an earlier one")
+    return (kept - before) / count
+
+
+def _rest_on_earlier_by_sockets(ends: Ends, secrets: dict[Role, Secrets]) -> tuple[SSL.Connection, SSL.Connection]:
+    client, server = _make_pair(ends)
+    with ExitStack() as stack:
+        near = stack.enter_context(resuming(client, secrets[Role.INITIATOR], "bench", Role.INITIATOR))
+        with suppress(SSL.WantReadError):
+            client.do_handshake()
+        with socket.socket(fileno=os.dup(server.fileno())) as raw:
+            found = parse_client_hello(raw.recv(_FLIGHT_BYTES, socket.MSG_PEEK))
+        named = found.secret_name if isinstance(found, ClientHello) else b""
+        far = stack.enter_context(resuming(server, secrets[Role.RESPONDER], "bench", Role.RESPONDER, named=named))
+        for end in (server, client, server):
+            with suppress(SSL.WantReadError):
+                end.do_handshake()
+        for role, attempt in ((Role.INITIATOR, near), (Role.RESPONDER, far)):
+            attempt.count()
+            attempt.keep(ends.credentials[role].chain)
+    with suppress(SSL.WantReadError):
+        client.recv(1)  # The sessions that the server offers.
+    return client, server
+
+
 def _make_pair(ends: Ends) -> tuple[SSL.Connection, SSL.Connection]:
     near, far = socket.socketpair()
     near.setblocking(False)
@@ -277,7 +315,11 @@ def main(arguments: Sequence[str]) -> int:
     for name, least in parts.items():
         print(f"{least:8.1f} us CPU at least: {name}")
     made, kept = measure_memory(ends, options.count)
-    print(f"{made / 1024:8.1f} KiB of OpenSSL's, both ends, before the handshake; {kept / 1024:.1f} after it")
+    resting = measure_resting_memory(ends, options.count)
+    print(
+        f"{made / 1024:8.1f} KiB of OpenSSL's, both ends, before the handshake; {kept / 1024:.1f} after a whole one, "
+        f"{resting / 1024:.1f} after one that rests on it"
+    )
     for name, ratios in (
         ("tunnel / tls", [each.tunnel / each.tls for each in rounds]),
         ("resumed / tunnel", [each.resumed / each.tunnel for each in rounds]),
