@@ -84,7 +84,7 @@ def _peek(connection: socket.socket, wanted: int) -> ClientHello | NeedsMore:
 class Course(Protocol):
     """Who follows a handshake's steps."""
 
-    def is_next_step_short(self) -> bool:
+    def is_next_step_short(self, connection: socket.socket) -> bool:
         """Tell, once before each step, whether it computes little."""
         ...
 
@@ -130,7 +130,7 @@ async def drive_handshake(
     left_s, is_first = timeout_s, True
     with poller_of(loop).watch(connection) as watch:
         while True:
-            is_short = course is not None and course.is_next_step_short()
+            is_short = course is not None and course.is_next_step_short(connection)
             wants = await compute(loop, role, advance_and_note, is_first=is_first, is_short=is_short)
             if wants is _Wants.NOTHING:
                 return

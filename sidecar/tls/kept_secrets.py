@@ -4,7 +4,7 @@ Belongs here: which secret is given out, which must go, who waits. Doesn't: TLS 
 
 An initiator offers what a responder has kept, so both keep the newest. One peer may have so many that a burst of its
 connections finds some; where there are too many in all, those go first who have the most, and the oldest of theirs:
-nobody pushes out the secrets of another one who has fewer.
+nobody pushes out the secrets of another one who has fewer, at however many of this pod's ports it leaves its own.
 """
 
 from __future__ import annotations
@@ -86,6 +86,9 @@ class Secrets:
         self._read_clock = read_clock
         self._stocks: OrderedDict[_Place, _Stock] = OrderedDict()
         self._places: dict[bytes, _Place] = {}
+        # The places of each that has some, and how many secrets in them; whose newest is the oldest first.
+        self._owned: dict[Hashable, OrderedDict[_Place, None]] = {}
+        self._counts: dict[Hashable, int] = {}
         self._lock = threading.Lock()
         # The names that an unfinished handshake's end would make known; with each, who waits for that end.
         self._expected: OrderedDict[bytes, list[asyncio.Future[None]]] = OrderedDict()
@@ -106,15 +109,20 @@ class Secrets:
         """
         self._drop_old()
         place = (binding, whose)
+        owner = _owner_of(place)
         stock = self._stocks.setdefault(place, {})
         self._stocks.move_to_end(place)
+        places = self._owned.setdefault(owner, OrderedDict())
+        places[place] = None
+        places.move_to_end(place)
+        self._counts[owner] = self._counts.pop(owner, 0) + len(derived)
         for name, key in derived.items():
             stock[name] = (key, origin)
             self._places[name] = place
         self._drop_oldest(place, len(stock) - (MAX_OFFERS if whose is None else MAX_OF_PEER))
-        while len(self._places) > self._most:
-            largest = max(self._stocks, key=lambda each: len(self._stocks[each]))
-            self._drop_oldest(largest, (len(self._stocks[largest]) + 1) // 2)
+        while (surplus := len(self._places) - self._most) > 0:
+            largest = max(self._counts, key=self._counts.__getitem__)
+            self._drop_oldest(next(iter(self._owned[largest])), min(surplus, (self._counts[largest] + 1) // 2))
 
     def take(self, binding: Hashable) -> Secret | None:
         """Give out a secret, to offer it; None: there is none that isn't too old.
@@ -230,21 +238,25 @@ class Secrets:
         return 0 <= self._read_clock() - origin.proven_at < MAX_AGE_S
 
     def _give_out(self, place: _Place, name: bytes) -> Secret | None:
-        stock = self._stocks[place]
-        key, origin = stock.pop(name)
-        del self._places[name]
-        if not stock:
-            del self._stocks[place]
+        key, origin = self._stocks[place][name]
+        self._drop(place, [name])
         return Secret(name=name, key=key, origin=origin) if self._is_young(origin) else None
 
     def _drop_oldest(self, place: _Place, count: int) -> None:
         stock = self._stocks.get(place)
         if stock is None:
             return
-        for name in [name for name, _ in zip(stock, range(count), strict=False)]:
+        self._drop(place, [name for name, _ in zip(stock, range(count), strict=False)])
+
+    def _drop(self, place: _Place, names: list[bytes]) -> None:
+        owner, stock = _owner_of(place), self._stocks[place]
+        for name in names:
             del stock[name], self._places[name]
+        self._counts[owner] -= len(names)
         if not stock:
-            del self._stocks[place]
+            del self._stocks[place], self._owned[owner][place]
+        if not self._owned[owner]:
+            del self._owned[owner], self._counts[owner]
 
     def _drop_old(self) -> None:
         """Drop what can't be used any more, of those that were kept first."""
@@ -253,6 +265,11 @@ class Secrets:
             if any(self._is_young(origin) for _, origin in stock.values()):
                 return
             self._drop_oldest(place, len(stock))
+
+
+def _owner_of(place: _Place) -> Hashable:
+    """Return who left what is there: a peer at any of our ports, or at an initiator whom it dialled."""
+    return place if place[1] is None else place[1]
 
 
 class _UnderWay:

@@ -16,6 +16,7 @@ SSL_CTX_set_psk_use_session_callback(3).
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Final
@@ -29,6 +30,7 @@ from sidecar.tls.groups import allow_classic
 from sidecar.tls.handshake import HandshakeError
 from sidecar.tls.kept_secrets import MAX_OFFERS, Origin, Secret, Secrets
 from sidecar.tls.role import Role
+from sidecar.tls.server_hello import MAX_SERVER_HELLO_BYTES, takes_secret
 
 # A whole one leaves enough for the burst that it is the first of. One that rests on a secret replaces what it has used,
 # and leaves one more, for what was lost.
@@ -103,16 +105,21 @@ class Attempt:
         """Whether the handshake, as far as it has come, rests on the secret that was taken for it."""
         return self._secret is not None and bool(_lib.SSL_session_reused(_ssl_of(self._tls)))
 
-    def is_next_step_short(self) -> bool:
+    def is_next_step_short(self, connection: socket.socket) -> bool:
         """Tell, once before each step, whether it computes little: no certificate is verified, nothing is signed.
 
-        The client's second step reads what the server makes of its offer; a server that goes on to a whole handshake
-        has asked for another key share by then.
+        Whatever the other end sends: the client's second step reads what the server makes of its offer, and a server
+        that takes no secret may send a hundred thousand bytes of certificates at once, asked for another key share or
+        not. A server has read a small ClientHello in its first step, and after its own Finished there is the client's.
         """
         self._steps += 1
         if self._secret is None:
             return False
-        return self._steps <= (2 if self._role is Role.INITIATOR else 1) or self.rests_on_secret
+        if self._steps == 1:
+            return True
+        if self._role is Role.RESPONDER:  # After a HelloRetryRequest the second ClientHello may be any.
+            return self._waiting is not None and self.rests_on_secret
+        return self.rests_on_secret or (self._steps == 2 and takes_secret(_peek(connection)))
 
     def read_kept_chain(self) -> tuple[bytes, ...] | None:
         """After the handshake: what the peer presented in the one that this rests on; None: it rests on nothing.
@@ -255,6 +262,13 @@ def _make_session(ssl: Any, secret: Secret) -> Any:
             _lib.SSL_SESSION_free(session)
         raise MemoryError("a pre-shared key can't be given to OpenSSL")
     return session
+
+
+def _peek(connection: socket.socket) -> bytes:
+    try:
+        return connection.recv(MAX_SERVER_HELLO_BYTES, socket.MSG_PEEK)
+    except OSError:
+        return b""  # The step itself meets it.
 
 
 def _ssl_of(tls: SSL.Connection) -> Any:

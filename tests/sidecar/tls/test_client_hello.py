@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from OpenSSL import SSL
+from OpenSSL._util import lib
 
 from shared.model.errors import ProtocolError
 from sidecar.tls.client_hello import (
@@ -18,17 +21,20 @@ from sidecar.tls.client_hello import (
 )
 
 
-def _real_hello(name: bytes | None) -> bytes:
-    tls = SSL.Connection(SSL.Context(SSL.TLS_METHOD), None)
+def _real_hello(name: bytes | None, groups: bytes = b"X25519MLKEM768:X25519") -> bytes:
+    tls: Any = SSL.Connection(SSL.Context(SSL.TLS_METHOD), None)
+    assert lib.SSL_set1_curves_list(tls._ssl, groups) == 1
     if name is not None:
         tls.set_tlsext_host_name(name)
     tls.set_connect_state()
     with pytest.raises(SSL.WantReadError):
         tls.do_handshake()
-    return tls.bio_read(65536)
+    return bytes(tls.bio_read(65536))
 
 
 HELLO = _real_hello(b"p5432")
+# Of one that has a secret (``groups.py``).
+SMALL = _real_hello(b"p5432", b"X25519:X25519MLKEM768")
 
 
 def test_openssls_own_hello_names_its_server() -> None:
@@ -60,7 +66,14 @@ def _name_secrets(hello: bytes, keys: bytes) -> bytes:
     ],
 )
 def test_the_first_secret_is_read_whatever_follows(keys: bytes, name: bytes) -> None:
-    assert parse_client_hello(_name_secrets(HELLO, keys)) == ClientHello(server_name="p5432", secret_name=name)
+    assert parse_client_hello(_name_secrets(SMALL, keys)) == ClientHello(server_name="p5432", secret_name=name)
+
+
+def test_a_large_hello_names_no_secret() -> None:
+    """What a member fills it up with is computed beside the event loop."""
+    keys = b"\x00\x09\x00\x03abc\x00\x00\x00\x00\x00\x21\x20" + bytes(32)
+    assert parse_client_hello(_name_secrets(HELLO, keys)) == ClientHello(server_name="p5432")
+    assert parse_client_hello(_name_secrets(SMALL, keys + bytes(1024))) == ClientHello(server_name="p5432")
 
 
 @pytest.mark.parametrize(
@@ -78,13 +91,13 @@ def test_the_first_secret_is_read_whatever_follows(keys: bytes, name: bytes) -> 
 )
 def test_a_secrets_name_that_ends_elsewhere_is_refused(keys: bytes) -> None:
     with pytest.raises(ProtocolError):
-        parse_client_hello(_name_secrets(HELLO, keys))
+        parse_client_hello(_name_secrets(SMALL, keys))
 
 
 @given(st.binary(max_size=80))
 def test_arbitrary_secrets_yield_a_name_of_theirs_or_a_protocol_error(keys: bytes) -> None:
     try:
-        outcome = parse_client_hello(_name_secrets(HELLO, keys))
+        outcome = parse_client_hello(_name_secrets(SMALL, keys))
     except ProtocolError:
         return
     assert isinstance(outcome, ClientHello)

@@ -83,6 +83,19 @@ def test_where_there_are_too_many_in_all_they_go_first_who_have_the_most() -> No
     assert secrets.find("db", b"two") is not None
 
 
+def test_a_peer_that_uses_many_ports_pushes_out_its_own() -> None:
+    secrets = Secrets(most=200, read_clock=lambda: 0.0)
+    modest = number(32, "modest ")
+    keep(secrets, 5432, *modest, whose="modest")
+    for port in range(300):
+        keep(secrets, port, *number(32, f"{port} "), whose="greedy")
+        assert len(secrets) == min(200, 32 * (port + 2))
+    assert all(secrets.find(5432, name) for name in modest)
+    assert secrets.find(299, b"299 31") is not None
+    assert secrets.find(0, b"0 31") is None
+    assert secrets._counts == {"greedy": 167}
+
+
 def test_a_crowd_of_peers_has_a_few_each() -> None:
     secrets = Secrets(most=40, read_clock=lambda: 0.0)
     for each in range(100):
