@@ -22,7 +22,7 @@ _EXTENSION_SERVER_NAME = 0
 _EXTENSION_PRE_SHARED_KEY = 41
 _NAME_HOST = 0
 # One that names a secret takes 0.3 KiB, and is computed on the event loop: what a peer may fill it up with isn't.
-_MAX_NAMING_BYTES = 1024
+MAX_NAMING_BYTES = 1024
 _END_OF_RANDOM = 2 + 32  # Behind legacy_version.
 # A kind, and how many bytes follow.
 _EXTENSION = struct.Struct("!HH")
@@ -124,7 +124,7 @@ def _parse_body(body: bytes) -> ClientHello:
             server_name = _parse_server_name(content)
         elif kind == _EXTENSION_PRE_SHARED_KEY and not secret_name:
             secret_name = _parse_secret_name(content)
-    return ClientHello(server_name=server_name, secret_name=secret_name if len(body) <= _MAX_NAMING_BYTES else b"")
+    return ClientHello(server_name=server_name, secret_name=secret_name if len(body) <= MAX_NAMING_BYTES else b"")
 
 
 def _parse_server_name(content: bytes) -> str:

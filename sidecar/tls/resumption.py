@@ -26,6 +26,7 @@ from OpenSSL._util import ffi as _ffi
 from OpenSSL._util import lib as _lib
 
 from shared.model.policy.reasons import Reason
+from sidecar.tls.client_hello import MAX_NAMING_BYTES
 from sidecar.tls.groups import allow_classic
 from sidecar.tls.handshake import HandshakeError
 from sidecar.tls.kept_secrets import MAX_OFFERS, Origin, Secret, Secrets
@@ -110,16 +111,19 @@ class Attempt:
 
         Whatever the other end sends: the client's second step reads what the server makes of its offer, and a server
         that takes no secret may send a hundred thousand bytes of certificates at once, asked for another key share or
-        not. A server has read a small ClientHello in its first step, and after its own Finished there is the client's.
+        not. A server reads one small ClientHello in its first step, and after its own Finished there is the client's.
         """
         self._steps += 1
         if self._secret is None:
             return False
-        if self._steps == 1:
-            return True
-        if self._role is Role.RESPONDER:  # After a HelloRetryRequest the second ClientHello may be any.
-            return self._waiting is not None and self.rests_on_secret
-        return self.rests_on_secret or (self._steps == 2 and takes_secret(_peek(connection)))
+        if self._role is Role.RESPONDER:
+            if self._steps > 1:
+                return self._waiting is not None and self.rests_on_secret
+            # Behind it may be a second one of any size, for a HelloRetryRequest that the client knows it will get.
+            return len(_peek(connection, MAX_NAMING_BYTES + 1)) <= MAX_NAMING_BYTES
+        if self._steps <= 2:
+            return self._steps == 1 or takes_secret(_peek(connection, MAX_SERVER_HELLO_BYTES))
+        return self.rests_on_secret
 
     def read_kept_chain(self) -> tuple[bytes, ...] | None:
         """After the handshake: what the peer presented in the one that this rests on; None: it rests on nothing.
@@ -264,9 +268,9 @@ def _make_session(ssl: Any, secret: Secret) -> Any:
     return session
 
 
-def _peek(connection: socket.socket) -> bytes:
+def _peek(connection: socket.socket, size: int) -> bytes:
     try:
-        return connection.recv(MAX_SERVER_HELLO_BYTES, socket.MSG_PEEK)
+        return connection.recv(size, socket.MSG_PEEK)
     except OSError:
         return b""  # The step itself meets it.
 

@@ -21,7 +21,7 @@ from shared.model.trust.certificate import BundleVerifier, VerifiedPeer
 from sidecar.credential.credential import Credential
 from sidecar.tls import contexts as contexts_module
 from sidecar.tls import groups, handshake_workers, kept_secrets, resumption
-from sidecar.tls.client_hello import ClientHello
+from sidecar.tls.client_hello import MAX_NAMING_BYTES, ClientHello
 from sidecar.tls.contexts import ALPN_BEFORE, Contexts
 from sidecar.tls.handshake import HandshakeError, peek_client_hello
 from sidecar.tls.kept_secrets import MAX_AGE_S, MAX_OFFERS, Secret, Secrets
@@ -291,6 +291,20 @@ async def test_a_client_verifies_in_its_thread_also_the_chain_of_a_server_that_l
     assert steps[Role.INITIATOR].pop(0)
     assert steps[Role.INITIATOR]
     assert not any(steps[Role.INITIATOR])
+
+
+@pytest.mark.parametrize(("sent", "is_short"), [(316, True), (MAX_NAMING_BYTES, True), (MAX_NAMING_BYTES + 1, False)])
+async def test_a_hello_with_more_behind_it_is_read_in_the_servers_thread(sent: int, is_short: bool) -> None:
+    """A client knows which HelloRetryRequest it will get, and may send its second ClientHello at once."""
+    ends = Ends()
+    await ends.connect()
+    server = ends.server
+    tls = SSL.Connection(server.contexts.get(server.credential, server.bundle, Role.RESPONDER), None)
+    (binding, _), name = next(iter(server.secrets._stocks)), next(iter(server.secrets._places))
+    near, far = socket.socketpair()
+    with near, far, resumption.resuming(tls, server.secrets, binding, Role.RESPONDER, named=name) as attempt:
+        near.sendall(bytes(sent))
+        assert attempt.is_next_step_short(far) is is_short
 
 
 async def test_a_clients_second_hello_is_read_in_the_servers_thread(
