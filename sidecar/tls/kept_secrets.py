@@ -134,9 +134,10 @@ class Secrets:
         stock = self._stocks.get(place)
         if stock is None:
             return None
-        # They were kept in this order: where the oldest isn't settled, none is.
-        settled = (name for name in reversed(stock) if self._is_settled(stock[name][1]))
-        return self._give_out(place, next(settled, None) or next(iter(stock)))
+        name = next(iter(stock))
+        if self._is_settled(stock[name][1]):  # Else none is: they were kept in this order.
+            name = next(each for each in reversed(stock) if self._is_settled(stock[each][1]))
+        return self._give_out(place, name)
 
     def find(self, binding: Hashable, name: bytes) -> Secret | None:
         """Give out the secret that a peer names; None: there is none, it is bound to something else, or too old."""
