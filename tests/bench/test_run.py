@@ -47,6 +47,8 @@ def test_a_subject_that_fails_has_no_figures_and_the_others_do(monkeypatch: pyte
     assert list(outcome.failures) == ["broken"]
     assert outcome.failures["broken"].startswith("start: ")
     assert any("✗ broken" in line for line in said)
+    assert said.count("  bulk: direct") == 2, "who waits doesn't see how far it is"
+    assert [line.startswith("  took ") for line in said].count(True) == 1
     figures = summarise(outcome.samples)
     assert {figure.subject for figure in figures} == {"direct"}
     assert {(figure.work, figure.metric) for figure in figures} == {
@@ -91,7 +93,7 @@ def test_where_every_subject_has_failed_no_round_follows(monkeypatch: pytest.Mon
     monkeypatch.setattr(bench.run, "SUBJECTS", {"broken": run_broken})
     said: list[str] = []
     run_rounds(["broken"], [Work.BULK], rounds=9, scale=Scale(bulk_mib=1), say=said.append)
-    assert [line for line in said if line.startswith("round")] == ["round 1 of 9: bulk"]
+    assert [line for line in said if line.startswith("round")] == ["round 1 of 9"]
 
 
 _WEB_SERVER = """
