@@ -157,11 +157,11 @@ def _conclude_explanation(work: _Work, *, as_json: bool) -> None:
     else:
         for each in work.refused:
             print_note(f"✗ {each.where}: {each.code}: {each.message}\n  hint: {each.hint}")
-        for number, each in enumerate(work.explained):
+        for number, pod in enumerate(work.explained):
             if number:
                 print_line()
-            print_line(each.where)
-            rows = [(one["annotation"], one["value"] or "-", one["source"], one["takes"]) for one in each.settings]
+            print_line(pod.where)
+            rows = [(one["annotation"], one["value"] or "-", one["source"], one["takes"]) for one in pod.settings]
             print_table(("SETTING", "VALUE", "FROM", "TAKES"), rows, empty="")
         if not work.explained:
             print_line(_NOBODY_ASKS)
