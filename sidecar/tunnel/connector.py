@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 _NO_ANSWER = frozenset({Reason.HANDSHAKE_FAILED, Reason.DEADLINE_EXCEEDED})
 # So many tunnels may wait for the answer to ABORT; further ones are closed.
 MAX_ABORTED = 512
+# To discard more than this costs more than a handshake, and a peer may go on for as long as it is let.
+MAX_DISCARDED_BYTES = 4 * 1024 * 1024
 
 
 FindCredential = Callable[[], Awaitable["Credential"]]
@@ -271,15 +273,20 @@ class Connector:
 class _AbortedTunnel:
     """The user of a tunnel whose turn was aborted: it discards what still comes, until the peer has answered ABORT."""
 
-    __slots__ = ("_on_answered", "_timer", "_tunnel")
+    __slots__ = ("_discarded", "_on_answered", "_timer", "_tunnel")
 
     def __init__(self, tunnel: Tunnel, on_answered: Callable[[Tunnel], None]) -> None:
         self._tunnel = tunnel
         self._on_answered = on_answered
+        self._discarded = 0
         self._timer = tunnel.loop.call_later(DELIVERY_DEADLINE_S, tunnel.close)
 
     def on_data(self, payloads: list[memoryview]) -> None:
-        """Nobody wants it any more."""
+        """Nobody wants it any more; more than a bound ends the tunnel."""
+        self._discarded += sum(map(len, payloads))
+        if self._discarded > MAX_DISCARDED_BYTES:
+            self._timer.cancel()
+            self._tunnel.close()
 
     def on_frame(self, frame: int, payload: bytes) -> None:
         """ABORT ends the turn; END says nothing new; anything else that may come ends the tunnel."""

@@ -87,13 +87,21 @@ async def test_an_aborted_tunnel_is_acquired_again_when_its_peer_has_answered() 
         tunnel.close()
 
 
-@pytest.mark.parametrize("how", ["the deadline", "a frame", "the peer's end", "its address goes", "the sidecar ends"])
+@pytest.mark.parametrize(
+    "how", ["the deadline", "too much data", "a frame", "the peer's end", "its address goes", "the sidecar ends"]
+)
 async def test_an_aborted_tunnel_whose_peer_doesnt_answer_is_closed(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if how == "the deadline":
         monkeypatch.setattr("sidecar.tunnel.connector.DELIVERY_DEADLINE_S", 0.0)
     async with running_pair(echo) as pair:
         connector, tunnel = pair.client.sidecar.connector, await acquire_aborted(pair)
-        if how == "a frame":
+        if how == "too much data":
+            assert tunnel.user is not None
+            for _ in range(64):
+                tunnel.user.on_data([memoryview(bytes(65536))])
+            assert not tunnel.is_closed
+            tunnel.user.on_data([memoryview(b"1")])
+        elif how == "a frame":
             assert tunnel.user is not None
             tunnel.user.on_frame(FrameType.RESET, b"")
         elif how == "the peer's end":
