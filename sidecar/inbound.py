@@ -257,6 +257,8 @@ async def serve_connection(sidecar: Sidecar, tunnel: Tunnel, turn: Turn, *, sour
         if end.ending is not Ending.FINISHED and connection.ending is not Ending.POLICY_CHANGED:
             count = await reset_after_delivery(tunnel.loop, application, end.unsent, deadline_s=sidecar.limits.reset_s)
             connection.note_delivery(count, to_application=True)
+        if tunnel.turns.is_aborting:
+            tunnel.send(FrameType.ABORT)  # Not before: the next OPEN would wait until this one's application is gone.
 
 
 def identify(sidecar: Sidecar, connection: Connection, tunnel: Tunnel, opening: Opening) -> None:

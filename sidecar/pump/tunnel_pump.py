@@ -349,6 +349,10 @@ class TunnelPump:
         elif frame in _LAST_WORDS and self._tunnel.turns.is_retry_allowed():
             self._tunnel.close()
             self._finish(Ending.PEER_LOST, is_retry_allowed=True)
+        elif frame == FrameType.ABORT:
+            # The story answers it when the application has been reset. What hasn't left yet, nobody will take.
+            self._tunnel.note_unwritten()
+            self._finish(reset_by(is_source=True))
         elif frame == FrameType.RESET:
             if payload:
                 self._note_revoked(payload)
@@ -442,11 +446,15 @@ class TunnelPump:
             self._deadline = self._loop.call_later(DELIVERY_DEADLINE_S, self._reset_now)
 
     def _reset_now(self) -> None:
+        self._take_back()
         if self.finished.done():
             return
         self._incoming.rest.clear()
-        if not self._tunnel.turns.is_idle:
-            self._tunnel.reset()
+        tunnel = self._tunnel
+        if tunnel.turns.may_abort and tunnel.is_sound and tunnel.says_why:
+            tunnel.send(FrameType.ABORT)  # The tunnel goes on: its next turn begins when this has been answered.
+        elif not tunnel.turns.is_idle:
+            tunnel.reset()
         self._finish(reset_by(is_source=self._is_initiator))
 
     def _check_finished(self) -> None:

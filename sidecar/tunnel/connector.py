@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from shared.model.errors import VerificationError
@@ -17,6 +18,7 @@ from shared.model.identity.identity import Workload
 from shared.model.policy.reasons import Reason
 from sidecar.sockets.address import Endpoint, format_endpoint
 from sidecar.sockets.dial import DialError, dial
+from sidecar.sockets.ending import DELIVERY_DEADLINE_S
 from sidecar.tls.contexts import Contexts
 from sidecar.tls.handshake import HandshakeError
 from sidecar.tls.kept_secrets import Secrets
@@ -24,6 +26,7 @@ from sidecar.tls.key_limit import RENEWED_AT_BYTES
 from sidecar.tls.role import Role
 from sidecar.tunnel.dial_failures import DialFailures, is_about_address
 from sidecar.tunnel.dial_queue import DialQueue
+from sidecar.tunnel.frames import FrameType
 from sidecar.tunnel.handshake import Keys, establish_tunnel
 from sidecar.tunnel.pool import TunnelKey, TunnelPool
 from sidecar.tunnel.trace import FrameTrace
@@ -35,6 +38,10 @@ if TYPE_CHECKING:
 
 # Nothing there speaks our TLS: as good as no answer. Any other reason is about the peer's certificate.
 _NO_ANSWER = frozenset({Reason.HANDSHAKE_FAILED, Reason.DEADLINE_EXCEEDED})
+# So many tunnels may wait for the answer to ABORT; further ones are closed.
+MAX_ABORTED = 512
+# To discard more than this costs more than a handshake, and a peer may go on for as long as it is let.
+MAX_DISCARDED_BYTES = 4 * 1024 * 1024
 
 
 FindCredential = Callable[[], Awaitable["Credential"]]
@@ -68,6 +75,7 @@ class Connector:
         key_bytes: int = RENEWED_AT_BYTES,
     ) -> None:
         self._pool = pool
+        self._aborted: dict[Tunnel, TunnelKey] = {}  # Their peers haven't answered ABORT yet.
         self._failures = failures
         self._trust = trust
         self._mark = mark
@@ -134,7 +142,7 @@ class Connector:
         except VerificationError:
             tunnel.close()
             raise
-        tunnel.call_when_closed(lambda: self._pool.discard(tunnel))
+        tunnel.call_when_closed(partial(self._forget_tunnel, tunnel))
         self.opened += 1
         return tunnel
 
@@ -156,15 +164,33 @@ class Connector:
                 return tunnel
 
     def release(self, key: TunnelKey, tunnel: Tunnel) -> None:
-        """Take back a tunnel whose turn has ended; one that can't be used again is closed."""
+        """Take back a tunnel whose turn has ended; one that can't be used again is closed.
+
+        One whose turn was aborted comes back when its peer has answered that.
+        """
+        if tunnel.turns.is_aborting and not tunnel.is_closed and len(self._aborted) < MAX_ABORTED:
+            self._aborted[tunnel] = key
+            tunnel.attach(_AbortedTunnel(tunnel, self._take_back))
+            return
         for surplus in self._pool.give_back(key, tunnel, now=tunnel.loop.time()):
             surplus.close()
         if tunnel.is_reusable:
             tunnel.attach(_IdleTunnel(self._pool, tunnel))
 
+    def _take_back(self, tunnel: Tunnel) -> None:
+        """The peer of an aborted turn has answered that."""
+        key = self._aborted.pop(tunnel, None)
+        if key is not None:
+            self.release(key, tunnel)
+
+    def _forget_tunnel(self, tunnel: Tunnel) -> None:
+        self._pool.discard(tunnel)
+        self._aborted.pop(tunnel, None)
+
     def forget(self, address: str) -> None:
-        """Close the idle tunnels to an address whose node has gone."""
-        for tunnel in self._pool.take_out(address):
+        """Close the tunnels without a connection to an address whose node has gone."""
+        aborted = [tunnel for tunnel, key in self._aborted.items() if key.destination[0] == address]
+        for tunnel in (*self._pool.take_out(address), *aborted):
             tunnel.close()
 
     def reap(self, *, now: float) -> None:
@@ -174,8 +200,8 @@ class Connector:
         self._failures.reap(now=now)
 
     def close(self) -> None:
-        """Close every idle tunnel."""
-        for tunnel in self._pool.drain():
+        """Close every tunnel without a connection."""
+        for tunnel in (*self._pool.drain(), *self._aborted):
             tunnel.close()
 
     def _keys_of(self, credential: Credential) -> Keys:
@@ -242,6 +268,43 @@ class Connector:
             raise VerificationError(
                 f"{found} answers where the directory lists {expected}", reason=Reason.PEER_WORKLOAD_MISMATCH
             )
+
+
+class _AbortedTunnel:
+    """The user of a tunnel whose turn was aborted: it discards what still comes, until the peer has answered ABORT."""
+
+    __slots__ = ("_discarded", "_on_answered", "_timer", "_tunnel")
+
+    def __init__(self, tunnel: Tunnel, on_answered: Callable[[Tunnel], None]) -> None:
+        self._tunnel = tunnel
+        self._on_answered = on_answered
+        self._discarded = 0
+        self._timer = tunnel.loop.call_later(DELIVERY_DEADLINE_S, tunnel.close)
+
+    def on_data(self, payloads: list[memoryview]) -> None:
+        """Nobody wants it any more; more than a bound ends the tunnel."""
+        self._discarded += sum(map(len, payloads))
+        if self._discarded > MAX_DISCARDED_BYTES:
+            self._timer.cancel()
+            self._tunnel.close()
+
+    def on_frame(self, frame: int, payload: bytes) -> None:
+        """ABORT ends the turn; END says nothing new; anything else that may come ends the tunnel."""
+        if frame == FrameType.END:
+            return
+        self._timer.cancel()
+        if frame == FrameType.ABORT:
+            self._tunnel.detach()
+            self._tunnel.loop.call_soon(self._on_answered, self._tunnel)
+        else:
+            self._tunnel.close()
+
+    def on_drained(self) -> None:
+        """Nothing waits to be written."""
+
+    def on_lost(self, loss: Loss, detail: str) -> None:
+        """It wasn't in the pool."""
+        self._timer.cancel()
 
 
 class _IdleTunnel:

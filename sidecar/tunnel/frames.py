@@ -42,6 +42,7 @@ class FrameType(IntEnum):
     CLOSING = 7
     REKEY = 8
     WHY = 9
+    ABORT = 10
 
 
 # Stated bounds per type: a longer payload is a protocol error before it is looked at.
@@ -55,6 +56,7 @@ _MAX_PAYLOADS: dict[int, int] = {
     FrameType.CLOSING: 0,
     FrameType.REKEY: 0,
     FrameType.WHY: _MAX_WHY_BYTES,
+    FrameType.ABORT: 0,
 }
 
 

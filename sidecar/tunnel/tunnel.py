@@ -73,7 +73,7 @@ class Tunnel:
         opened_at: in the loop's time.
         poller: tells when the application's socket is ready, as it does for the tunnel's own.
         sent, received: bytes that used up this direction's key, records' overhead included.
-        unwritten: once it is closed: bytes that the peer's kernel hadn't taken by then, records' overhead included.
+        unwritten: at its end, or ``note_unwritten``: bytes that the peer's kernel hadn't taken, records' overhead too.
         why: initiator: why the responder's certificate shows no program, once it has said so; for the record.
     """
 
@@ -113,9 +113,7 @@ class Tunnel:
         self._held = b""
         self._hold_timer: asyncio.TimerHandle | None = None
         self._pinned: list[bytes] = []
-        self.sent = 0
-        self.received = 0
-        self.unwritten = 0
+        self.sent = self.received = self.unwritten = 0
         self.why: Reason | None = None
         self._renew_at = key_bytes
         self._rekey = rekey
@@ -137,20 +135,20 @@ class Tunnel:
 
     @property
     def is_reusable(self) -> bool:
-        """Whether another turn may begin: alive, idle, nothing left to write, no CLOSING said, keys not used up."""
+        """Whether another turn may begin: idle, and ``is_sound``."""
+        return self.turns.is_idle and self.is_sound
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether the turn may be followed by another: alive, nothing left to write, no CLOSING, keys not used up."""
         return (
-            not self._is_closed
-            and not self._has_renewed
+            not (self._is_closed or self._has_renewed or self._pinned or self._held or self.turns.is_closing)
             and max(self.sent, self.received) < self._renew_at
-            and not self._pinned
-            and not self._held
-            and self.turns.is_idle
-            and not self.turns.is_closing
         )
 
     @property
     def says_why(self) -> bool:
-        """Whether the peer knows WHY, and RESET with a reason: what ``touchmark/2`` has beyond ``touchmark/1``."""
+        """Whether the peer knows WHY, ABORT, and RESET with a reason: what ``touchmark/2`` has beyond ``/1``."""
         return self._rekey is not None
 
     @property
@@ -529,6 +527,10 @@ class Tunnel:
     def _records_of(self, tls: SSL.Connection) -> Records:
         return Records(tls) if self._trace is None else self._trace.records_of(tls, self.id)
 
+    def note_unwritten(self) -> None:
+        """Count what the peer's kernel hasn't taken yet."""
+        self.unwritten = sum(map(len, self._pinned)) + sum(map(len, self._later)) + count_untaken(self.connection)
+
     # ---- ending ---------------------------------------------------------------------------------------------------
 
     def call_when_closed(self, callback: Callable[[], None]) -> None:
@@ -571,7 +573,7 @@ class Tunnel:
             return
         self._is_closed = True
         self._is_reading = False
-        self.unwritten = sum(map(len, self._pinned)) + sum(map(len, self._later)) + count_untaken(self.connection)
+        self.note_unwritten()
         self._watch.close()
         self._take_held()
         self._pinned.clear()

@@ -4,9 +4,11 @@ One ``Turns`` object a tunnel end holds both sides' states, as the websockets an
 faults (``RuntimeError``) and the peer's (``ProtocolError``) are told apart by the method that raised. Pure.
 
 A turn (epoch) begins with OPEN and ends when both sides have sent END; then both are idle again and the next OPEN may
-come. REFUSE is the responder's END. RESET ends the tunnel; it may cross END, so that the turn has ended where it
-arrives. CLOSING is outside the turns: it carries the epoch of the last OPEN that the responder processed. An initiator
-whose OPEN crossed CLOSING, or the last turn's RESET, may retry elsewhere, once.
+come. REFUSE is the responder's END. ABORT is what the initiator may say instead of END: the turn ends when the
+responder has answered it with ABORT. It may not follow the initiator's END, so that it never comes after a turn's end.
+RESET ends the tunnel; it may cross END, so that the turn has ended where it arrives. CLOSING is outside the turns: it
+carries the epoch of the last OPEN that the responder processed. An initiator whose OPEN crossed CLOSING, or the last
+turn's RESET, may retry elsewhere, once.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ class SideState(IntEnum):
     DECIDING = auto()  # The responder, between OPEN and its answer.
     SENDING = auto()
     ENDED = auto()
+    ABORTING = auto()  # The initiator, until the responder has said ABORT, too.
     DEAD = auto()
 
 
@@ -33,12 +36,14 @@ _F = FrameType
 _DATA = int(FrameType.DATA)
 # Looked up for every frame: a global is found sooner than an enumeration's member.
 _INITIATOR, _DECIDING, _SENDING = Role.INITIATOR, SideState.DECIDING, SideState.SENDING
+_ANSWERED = (SideState.SENDING, SideState.ENDED)
 
 # (state of the sender, frame) → its next state. What isn't here is a protocol error.
 INITIATOR_TRANSITIONS: dict[tuple[SideState, int], SideState] = {
     (_S.IDLE, _F.OPEN): _S.SENDING,
     (_S.SENDING, _F.DATA): _S.SENDING,
     (_S.SENDING, _F.END): _S.ENDED,
+    (_S.SENDING, _F.ABORT): _S.ABORTING,
     (_S.SENDING, _F.RESET): _S.DEAD,
     (_S.ENDED, _F.RESET): _S.DEAD,
 }
@@ -48,6 +53,8 @@ RESPONDER_TRANSITIONS: dict[tuple[SideState, int], SideState] = {
     (_S.DECIDING, _F.RESET): _S.DEAD,
     (_S.SENDING, _F.DATA): _S.SENDING,
     (_S.SENDING, _F.END): _S.ENDED,
+    (_S.SENDING, _F.ABORT): _S.IDLE,
+    (_S.ENDED, _F.ABORT): _S.IDLE,
     (_S.SENDING, _F.RESET): _S.DEAD,
     (_S.ENDED, _F.RESET): _S.DEAD,
 }
@@ -75,6 +82,16 @@ class Turns:
     def is_idle(self) -> bool:
         """Whether no turn is under way."""
         return self.initiator is SideState.IDLE and self.responder is SideState.IDLE
+
+    @property
+    def may_abort(self) -> bool:
+        """Whether this end may end the turn by ABORT: the initiator, once OPEN is answered, until it has said END."""
+        return self.role is _INITIATOR and self.initiator is _SENDING and self.responder in _ANSWERED
+
+    @property
+    def is_aborting(self) -> bool:
+        """Whether the initiator has said ABORT, and the responder hasn't answered it."""
+        return self.initiator is SideState.ABORTING and self.responder in _ANSWERED
 
     def send(self, frame: FrameType, size: int = 0) -> int:
         """Note that this end sends a frame; returns the epoch to write.
@@ -183,6 +200,9 @@ class Turns:
                 self._early = 0
                 # A responder that has said CLOSING doesn't process this OPEN, nor what follows it.
                 self.responder = SideState.DECIDING
+            elif frame == FrameType.ABORT:
+                if self.responder not in _ANSWERED:
+                    return False
             elif self.responder is SideState.DECIDING:
                 self._early += size
                 if self._early > MAX_EARLY_BYTES:
@@ -190,9 +210,11 @@ class Turns:
             self.initiator = after
         else:
             after = RESPONDER_TRANSITIONS.get((self.responder, frame))
-            if after is None:
+            if after is None or (frame == FrameType.ABORT and self.initiator is not SideState.ABORTING):
                 return False
             self.responder = after
+            if after is SideState.IDLE:
+                self.initiator = after
         if self.initiator is SideState.ENDED and self.responder is SideState.ENDED:
             self.initiator = self.responder = SideState.IDLE
         return True

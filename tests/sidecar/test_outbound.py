@@ -23,6 +23,7 @@ from sidecar.connection.connection import Connection
 from sidecar.parts import Limits
 from sidecar.pump.tunnel_pump import TunnelPump
 from sidecar.routing.service_endpoints import Endpoints
+from sidecar.sockets.ending import reset
 from tests.free_ports import free_port
 from tests.sidecar.little_ca import until
 from tests.sidecar.pair import (
@@ -147,6 +148,34 @@ async def test_a_reader_that_never_reads_stops_the_sender() -> None:
         await until(lambda: pair.client.records and pair.server.records)
         assert pair.client.records[0].ending is Ending.RESET_BY_SOURCE
         assert pair.server.records[0].ending in (Ending.RESET_BY_SOURCE, Ending.PEER_LOST)
+
+
+async def test_the_next_connection_takes_the_tunnel_of_one_that_its_client_has_reset() -> None:
+    loop, lost = asyncio.get_running_loop(), asyncio.Event()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            writer.write((await reader.readexactly(3)).upper())
+            await reader.read()
+        except ConnectionResetError:
+            lost.set()
+        finally:
+            writer.close()
+
+    async with running_pair(answer) as pair:
+        for _ in range(3):
+            client = socket.create_connection(pair.entrance)
+            client.setblocking(False)
+            client.send(b"get")
+            assert await loop.sock_recv(client, 3) == b"GET"
+            reset(client)
+            await asyncio.wait_for(lost.wait(), 60)
+            lost.clear()
+            await until(lambda: len(pair.client.sidecar.connector) == 1)
+        assert pair.tunnels_accepted == 1
+        await until(lambda: len(pair.client.records) == len(pair.server.records) == 3)
+        endings = {record.ending for record in (*pair.client.records, *pair.server.records)}
+        assert endings == {Ending.RESET_BY_SOURCE}
 
 
 async def test_a_half_closed_source_still_receives() -> None:

@@ -282,6 +282,53 @@ async def test_an_answer_is_read_to_its_end_though_its_server_takes_no_more() ->
         assert (await asyncio.wait_for(turn.initiator.finished, 30)).ending is Ending.RESET_BY_DESTINATION
 
 
+async def test_the_clients_reset_ends_the_turn_and_leaves_the_tunnel() -> None:
+    loop = asyncio.get_running_loop()
+    async with opened_turn(b"question") as turn:
+        assert await loop.sock_recv(turn.server, 100) == b"question"
+        turn.server.send(b"answer")
+        assert await loop.sock_recv(turn.app, 100) == b"answer"
+        turn.app.send(b"last words")
+        await until(lambda: turn.responder.sent == 18)
+        reset(turn.app)
+        for pump in (turn.initiator, turn.responder):
+            assert (await asyncio.wait_for(pump.finished, 30)).ending is Ending.RESET_BY_SOURCE
+            assert (pump.sent, pump.received) == (18, 6)
+        assert await loop.sock_recv(turn.server, 100) == b"last words"
+        assert not (turn.near.is_closed or turn.far.is_closed)
+        assert not (turn.near.is_reusable or turn.far.is_reusable)
+        assert turn.far.turns.is_aborting
+        turn.far.send(FrameType.ABORT)  # As the story does when it has reset the application.
+        assert turn.far.is_reusable
+
+
+async def test_a_client_that_resets_after_its_end_ends_the_tunnel() -> None:
+    """The turn may have ended at the other side, whose next OPEN it would be."""
+    loop = asyncio.get_running_loop()
+    async with opened_turn(b"question") as turn:
+        assert await loop.sock_recv(turn.server, 100) == b"question"
+        await until(lambda: turn.near.turns.responder is SideState.SENDING)
+        turn.app.shutdown(socket.SHUT_WR)
+        await until(lambda: turn.near.turns.initiator is SideState.ENDED)
+        reset(turn.app)
+        await until(lambda: turn.initiator.finished.done() or turn.server.send(b"a") < 1)  # Writing it meets the reset.
+        assert turn.initiator.finished.result().ending is Ending.RESET_BY_SOURCE
+        assert turn.near.is_closed
+
+
+async def test_a_peer_that_doesnt_know_abort_is_told_of_a_reset(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = asyncio.get_running_loop()
+    async with opened_turn(b"question") as turn:
+        monkeypatch.setattr(turn.near, "_rekey", None)  # As with `touchmark/1`.
+        assert await loop.sock_recv(turn.server, 100) == b"question"
+        turn.server.send(b"answer")
+        assert await loop.sock_recv(turn.app, 100) == b"answer"
+        reset(turn.app)
+        assert (await asyncio.wait_for(turn.initiator.finished, 30)).ending is Ending.RESET_BY_SOURCE
+        assert turn.near.is_closed
+        assert (await asyncio.wait_for(turn.responder.finished, 30)).ending is Ending.RESET_BY_SOURCE
+
+
 async def test_what_was_said_before_a_reset_waits_for_a_full_tunnel(monkeypatch: pytest.MonkeyPatch) -> None:
     loop = asyncio.get_running_loop()
     async with opened_turn(b"question") as turn:

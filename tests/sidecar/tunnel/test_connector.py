@@ -18,8 +18,11 @@ from sidecar.sockets.address import Endpoint
 from sidecar.sockets.dial import DialError
 from sidecar.tunnel.connector import Connector
 from sidecar.tunnel.dial_failures import DialFailures
+from sidecar.tunnel.frames import FrameType
 from sidecar.tunnel.handshake import Keys
 from sidecar.tunnel.pool import TunnelKey
+from sidecar.tunnel.tunnel import Loss, Tunnel
+from sidecar.tunnel.turns import SideState
 from tests.sidecar.little_ca import until
 from tests.sidecar.pair import (
     CLIENT,
@@ -58,6 +61,67 @@ async def test_a_released_tunnel_is_acquired_again_without_another_handshake() -
         assert await connector.acquire(key, credential, tunnel_port=pair.tunnel[1]) is first
         assert (len(connector), pair.tunnels_accepted) == (0, 1)
         first.close()
+
+
+async def acquire_aborted(pair: Pair) -> Tunnel:
+    """A tunnel whose turn was aborted and whose peer hasn't answered that; the connector has it back."""
+    connector, credential = pair.client.sidecar.connector, pair.client.credentials.by_program[CLIENT_PROGRAM]
+    tunnel = await connector.acquire(key_of(pair), credential, tunnel_port=pair.tunnel[1])
+    tunnel.turns.initiator, tunnel.turns.responder = SideState.ABORTING, SideState.SENDING
+    connector.release(key_of(pair), tunnel)
+    assert len(connector) == 0
+    return tunnel
+
+
+async def test_an_aborted_tunnel_is_acquired_again_when_its_peer_has_answered() -> None:
+    async with running_pair(echo) as pair:
+        connector, credential = pair.client.sidecar.connector, pair.client.credentials.by_program[CLIENT_PROGRAM]
+        tunnel = await acquire_aborted(pair)
+        assert tunnel.user is not None
+        tunnel.user.on_data([memoryview(b"late")])
+        tunnel.user.on_frame(FrameType.END, b"")
+        tunnel.turns.initiator = tunnel.turns.responder = SideState.IDLE
+        tunnel.user.on_frame(FrameType.ABORT, b"")
+        await until(lambda: len(connector) == 1)
+        assert await connector.acquire(key_of(pair), credential, tunnel_port=pair.tunnel[1]) is tunnel
+        tunnel.close()
+
+
+@pytest.mark.parametrize(
+    "how", ["the deadline", "too much data", "a frame", "the peer's end", "its address goes", "the sidecar ends"]
+)
+async def test_an_aborted_tunnel_whose_peer_doesnt_answer_is_closed(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if how == "the deadline":
+        monkeypatch.setattr("sidecar.tunnel.connector.DELIVERY_DEADLINE_S", 0.0)
+    async with running_pair(echo) as pair:
+        connector, tunnel = pair.client.sidecar.connector, await acquire_aborted(pair)
+        if how == "too much data":
+            assert tunnel.user is not None
+            for _ in range(64):
+                tunnel.user.on_data([memoryview(bytes(65536))])
+            assert not tunnel.is_closed
+            tunnel.user.on_data([memoryview(b"1")])
+        elif how == "a frame":
+            assert tunnel.user is not None
+            tunnel.user.on_frame(FrameType.RESET, b"")
+        elif how == "the peer's end":
+            tunnel.lose(Loss.BROKEN, "")
+        elif how == "its address goes":
+            connector.forget("127.0.0.99")
+            assert not tunnel.is_closed
+            connector.forget("127.0.0.1")
+        elif how == "the sidecar ends":
+            connector.close()
+        await until(lambda: tunnel.is_closed)
+        assert not connector._aborted
+        assert len(connector) == 0
+
+
+async def test_of_aborted_tunnels_only_so_many_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sidecar.tunnel.connector.MAX_ABORTED", 1)
+    async with running_pair(echo) as pair:
+        first, second = await acquire_aborted(pair), await acquire_aborted(pair)
+        assert (first.is_closed, second.is_closed) == (False, True)
 
 
 async def test_an_idle_tunnel_whose_peer_no_longer_holds_is_closed_and_another_one_dialled() -> None:

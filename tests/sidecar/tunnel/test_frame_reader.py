@@ -14,7 +14,7 @@ from sidecar.tunnel.frames import HEADER, MAX_FRAME_BYTES, MAX_PAYLOAD_BYTES, Fr
 
 Frame = tuple[int, int, bytes]
 
-empty_types = st.sampled_from([FrameType.ACCEPT, FrameType.END, FrameType.RESET, FrameType.CLOSING])
+empty_types = st.sampled_from([FrameType.ACCEPT, FrameType.END, FrameType.RESET, FrameType.CLOSING, FrameType.ABORT])
 frames: st.SearchStrategy[Frame] = st.one_of(
     st.tuples(empty_types, st.integers(0, 255), st.just(b"")),
     st.tuples(st.sampled_from([FrameType.OPEN, FrameType.REFUSE]), st.integers(0, 255), st.binary(max_size=64)),
@@ -88,7 +88,7 @@ def test_a_payload_is_a_slice_of_what_was_fed() -> None:
 
 @pytest.mark.parametrize(
     "header",
-    [(0, 1, 0), (10, 1, 0), (FrameType.DATA, 1, 0), (FrameType.DATA, 1, MAX_PAYLOAD_BYTES + 1), (FrameType.END, 1, 1)],
+    [(0, 1, 0), (11, 1, 0), (FrameType.DATA, 1, 0), (FrameType.DATA, 1, MAX_PAYLOAD_BYTES + 1), (FrameType.END, 1, 1)],
 )
 def test_a_frame_out_of_bounds_is_refused_by_its_header_alone(header: tuple[int, int, int]) -> None:
     shell = Shell(2 * MAX_FRAME_BYTES)

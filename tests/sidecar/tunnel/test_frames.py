@@ -69,7 +69,7 @@ def test_a_frame_is_type_epoch_length_payload() -> None:
 
 
 @pytest.mark.parametrize(
-    ("frame", "length"), [(0, 0), (10, 0), (FrameType.END, 1), (FrameType.DATA, 0), (FrameType.DATA, 16_381)]
+    ("frame", "length"), [(0, 0), (11, 0), (FrameType.END, 1), (FrameType.DATA, 0), (FrameType.DATA, 16_381)]
 )
 def test_unknown_types_and_long_payloads_are_refused(frame: int, length: int) -> None:
     with pytest.raises(ProtocolError):

@@ -126,6 +126,64 @@ def test_closing_after_the_answer_cannot_disown_the_turn() -> None:
         ends.initiator.receive(F.CLOSING, 0)
 
 
+@pytest.mark.parametrize("has_ended", [False, True])
+def test_an_aborted_turn_ends_when_the_responder_has_answered_and_the_next_may_begin(has_ended: bool) -> None:
+    ends = Ends()
+    for _ in range(300):
+        ends.say(Role.INITIATOR, F.OPEN)
+        ends.say(Role.RESPONDER, F.ACCEPT)
+        if has_ended:
+            ends.say(Role.RESPONDER, F.END)
+        assert (ends.initiator.may_abort, ends.responder.may_abort) == (True, False)
+        ends.say(Role.INITIATOR, F.ABORT)
+        if not has_ended:
+            ends.say(Role.RESPONDER, F.DATA, 10)
+        assert ends.initiator.is_aborting
+        assert ends.responder.is_aborting
+        assert not ends.initiator.may_abort
+        assert not (ends.initiator.is_idle or ends.responder.is_idle)
+        with pytest.raises(RuntimeError):
+            ends.initiator.send(F.OPEN)
+        ends.say(Role.RESPONDER, F.ABORT)
+        for end in (ends.initiator, ends.responder):
+            assert (end.is_idle, end.is_aborting) == (True, False)
+
+
+def test_an_end_that_crosses_abort_changes_nothing() -> None:
+    ends = Ends()
+    ends.say(Role.INITIATOR, F.OPEN)
+    ends.say(Role.RESPONDER, F.ACCEPT)
+    epoch = ends.responder.send(F.END)
+    ends.responder.receive(F.ABORT, ends.initiator.send(F.ABORT))
+    ends.initiator.receive(F.END, epoch)
+    before = (ends.initiator.is_idle, ends.responder.is_idle)
+    ends.say(Role.RESPONDER, F.ABORT)
+    assert (before, ends.initiator.is_idle, ends.responder.is_idle) == ((False, False), True, True)
+
+
+@pytest.mark.parametrize("before", [[], [F.ACCEPT, F.END]], ids=["before the answer", "after the own end"])
+def test_abort_may_come_neither_before_the_answer_nor_after_the_own_end(before: list[F]) -> None:
+    ends = Ends()
+    ends.say(Role.INITIATOR, F.OPEN)
+    for frame in before:
+        ends.say(Role.RESPONDER if frame is F.ACCEPT else Role.INITIATOR, frame)
+    assert not ends.initiator.may_abort
+    with pytest.raises(RuntimeError):
+        ends.initiator.send(F.ABORT)
+    with pytest.raises(ProtocolError):
+        ends.responder.receive(F.ABORT, 1)
+
+
+def test_a_responder_aborts_no_turn_by_itself() -> None:
+    ends = Ends()
+    ends.say(Role.INITIATOR, F.OPEN)
+    ends.say(Role.RESPONDER, F.ACCEPT)
+    with pytest.raises(RuntimeError):
+        ends.responder.send(F.ABORT)
+    with pytest.raises(ProtocolError):
+        ends.initiator.receive(F.ABORT, 1)
+
+
 @pytest.mark.parametrize("frame", list(F))
 def test_an_idle_responder_takes_nothing_but_open(frame: F) -> None:
     if frame is F.OPEN:
