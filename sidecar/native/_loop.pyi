@@ -76,13 +76,15 @@ class Loop:
 
     def __new__(cls, read: int, write: int, get_error: int, clear: int, /) -> Loop: ...
     def send(
-        self, tls: int, source: int, epoch: int, room: int, /
+        self, tls: int, source: int, epoch: int, room: int, tunnel: int, /
     ) -> tuple[int, int, int, list[bytes] | None, int, int]:
         """Read ``source`` and write DATA frames of ``epoch``, or with -1 no frames, as TLS records.
 
         Arguments:
             tls: address of the SSL object.
             room: bytes that may still be encrypted with this key; the record that passes it is the last.
+            tunnel: the socket that TLS writes to, or -1. Where it is TCP's, several records leave it together, at the
+                latest when the call returns.
 
         Returns:
             status: WAITING, ENDED, BROKEN (``errno``), BLOCKED, LIMIT, FAILED (``result`` of SSL_write, ``errno``).

@@ -61,7 +61,8 @@ static unsigned char *keep(Lent *lent, const unsigned char *start, size_t size) 
 
 static void move_up(const Mover *mover, Lent *lent) {
     Sent sent = {.status = WAITING, .result = 1};
-    send_all(&mover->tls, lent->tls, lent->application, lent->epoch, lent->send_room - lent->send_used, &sent);
+    send_all(&mover->tls, lent->tls, lent->application, lent->tunnel, lent->epoch, lent->send_room - lent->send_used,
+             &sent);
     if (sent.status == FAILED) {
         forget_rest(lent->epoch, &sent);
         lent->error = mover->take_error();

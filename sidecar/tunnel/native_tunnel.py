@@ -259,7 +259,9 @@ class NativeTunnel(Tunnel):
             epoch = self.turns.send(FrameType.DATA)
         if room < 0:
             room = self._find_room(self.sent)
-        status, taken, used, rest, result, code = self._native.send(self._tls.address, source, epoch, room)
+        status, taken, used, rest, result, code = self._native.send(
+            self._tls.address, source, epoch, room, self.connection.fileno()
+        )
         self.sent += used
         return self._note_carried(status, rest, result, code), taken
 
