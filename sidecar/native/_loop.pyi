@@ -178,8 +178,10 @@ class Mover:
         Returns:
             taken, send_used: bytes from the application, and of this end's key.
             written, receive_used: bytes that the application has taken, and of the peer's key.
-            upward: if that direction ended the stay, as of ``Loop.send``: status, rest, result, errno, OpenSSL's error.
-            downward: likewise, as of ``Loop.receive``: rest, left, broken, result, errno, OpenSSL's error.
+            upward: if that direction ended the stay, or waits for the tunnel (BLOCKED), as of ``Loop.send``: status,
+                rest, result, errno, OpenSSL's error.
+            downward: likewise, as of ``Loop.receive``: rest, left, broken, result, errno, OpenSSL's error. What only
+                waits for the application is the rest alone.
 
         Raises:
             MemoryError: bytes are lost.

@@ -134,22 +134,25 @@ static PyObject *bytes_of(const unsigned char *start, size_t size) {
 }
 
 static PyObject *upward_of(const Lent *lent) {
-    if (lent->left_by != UPWARD)
+    const Sent *sent = &lent->sent;
+    if (lent->left_by != UPWARD && !(lent->full & UPWARD))
         return Py_NewRef(Py_None);
-    const Sent *sent = &lent->end.sent;
+    const unsigned char *records = lent->records;
+    if (records != NULL)
+        records += (size_t)sent->first * RECORD_BYTES;
     PyObject *items[] = {
-        PyLong_FromLong(sent->status), list_rest(lent->rest, sent), PyLong_FromLong(sent->result),
+        PyLong_FromLong(sent->status), list_rest(records, sent),           PyLong_FromLong(sent->result),
         PyLong_FromLong(sent->code),   PyLong_FromUnsignedLong(lent->error),
     };
     return tuple_of(items, sizeof items / sizeof *items);
 }
 
 static PyObject *downward_of(const Lent *lent) {
-    if (lent->left_by != DOWNWARD)
+    const Received *received = &lent->received;
+    if (lent->left_by != DOWNWARD && !(lent->full & DOWNWARD))
         return Py_NewRef(Py_None);
-    const Received *received = &lent->end.received;
     PyObject *items[] = {
-        bytes_of(lent->rest, received->rest),
+        bytes_of(lent->rest + lent->rest_written, received->rest - lent->rest_written),
         bytes_of(lent->left, received->end - received->start),
         PyLong_FromLong(received->broken),
         PyLong_FromLong(received->result),
@@ -282,6 +285,7 @@ static void mover_type_dealloc(PyObject *self) {
     for (int index = 0; index < object->mover.count; index++) {
         Lent *lent = object->mover.lent[index];
         if (lent->state != FREE) {
+            free(lent->records);
             free(lent->rest);
             free(lent->left);
             Py_XDECREF((PyObject *)lent->owner);

@@ -13,8 +13,7 @@ OF_THREAD unsigned char buffer[PLAIN_BYTES];
 
 /* ---- socket -> TLS ---------------------------------------------------------------------------------------------- */
 
-/* Write the slots that one read filled. False when the call has to return. */
-static int write_slots(const Tls *loop, void *tls, long long room, Sent *sent) {
+int write_slots(const Tls *loop, void *tls, const unsigned char *slots, long long room, Sent *sent) {
     for (; sent->first < sent->past; sent->first++, sent->offset = 0) {
         if (sent->used > room) {
             sent->status = LIMIT;
@@ -24,7 +23,7 @@ static int write_slots(const Tls *loop, void *tls, long long room, Sent *sent) {
         while (sent->offset < size) {
             size_t left = size - sent->offset;
             errno = 0;
-            int count = loop->write(tls, slot(sent->first) + sent->offset, (int)left);
+            int count = loop->write(tls, slots + (size_t)sent->first * RECORD_BYTES + sent->offset, (int)left);
             if (count <= 0 || (size_t)count > left) {
                 sent->code = errno;
                 sent->result = count <= 0 ? count : -1;
@@ -93,7 +92,7 @@ static void send_corked(const Tls *loop, void *tls, int source, int tunnel, int 
         }
         if (sent->past > 1 && tunnel >= 0 && !*is_corked)
             *is_corked = set_cork(tunnel, 1);
-        if (!write_slots(loop, tls, room, sent))
+        if (!write_slots(loop, tls, buffer, room, sent))
             return;
         /* A short read was the last one for now: asking again costs a system call, being told again costs none. */
         if ((size_t)count < SLOTS * most || sent->taken >= BUDGET_BYTES)

@@ -199,6 +199,10 @@ class NativeTunnel(Tunnel):
             return
         try:
             user.on_returned(taken, passed)
+            # What waits for its sink comes before what ended the stay, which may end all.
+            if downward is not None and (upward is None or upward[0] != _BLOCKED):
+                self._note_received(user, 0, *downward)
+                downward = None
             if upward is not None:
                 status, rest, result, code, error = upward
                 user.on_carried(self._note_carried(status, rest, result, code, error))

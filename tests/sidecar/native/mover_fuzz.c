@@ -212,21 +212,23 @@ static void take_back(Connection *connection) {
     connection->number = -1;
     connection->up += lent->taken;
     connection->down += lent->written;
-    if (lent->left_by == UPWARD) {
-        const Sent *sent = &lent->end.sent;
+    if (lent->left_by == UPWARD || lent->full & UPWARD) {
+        const Sent *sent = &lent->sent;
         if (sent->status != BLOCKED && sent->status != LIMIT)
             fail("reading the application ended");
         size_t offset = sent->offset;
         for (int index = sent->first; index < sent->past; index++, offset = 0)
-            write_all(connection->near[1], lent->rest + (size_t)(index - sent->first) * RECORD_BYTES + offset,
+            write_all(connection->near[1], lent->records + (size_t)index * RECORD_BYTES + offset,
                       sent->sizes[index] - offset);
-    } else if (lent->left_by == DOWNWARD) {
-        const Received *received = &lent->end.received;
+    }
+    if (lent->left_by == DOWNWARD || lent->full & DOWNWARD) {
+        const Received *received = &lent->received;
         if (received->broken || received->result != 1)
             fail("reading the tunnel ended");
-        if (received->rest > 0)
-            write_all(connection->near[0], lent->rest, received->rest);
-        connection->down += (long long)received->rest;
+        if (received->rest > lent->rest_written) {
+            write_all(connection->near[0], lent->rest + lent->rest_written, received->rest - lent->rest_written);
+            connection->down += (long long)(received->rest - lent->rest_written);
+        }
         if (received->end > received->start)
             pass_on(connection, lent->left, received->end - received->start);
     }
