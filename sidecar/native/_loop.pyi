@@ -153,7 +153,7 @@ class Mover:
 
     def lend(
         self, tls: int, application: int, tunnel: int, epoch: int, send_room: int, receive_room: int,
-        proof: Proof | None, /,
+        proof: Proof | None, is_held: bool, /,
     ) -> int:  # fmt: skip
         """Have the thread do for both directions what ``Loop.send`` and ``Loop.receive`` do; return the stay's number.
 
@@ -161,6 +161,7 @@ class Mover:
 
         Arguments:
             proof: is looked at before each budget; None: nothing is.
+            is_held: the application isn't read: once it can be, or has ended, the connection comes back.
 
         Raises:
             OSError: the kernel doesn't wait for one more, or there is no memory.

@@ -169,6 +169,8 @@ static int serve(const Mover *mover, Lent *lent, int is_tunnel, uint32_t events)
     /* An end or an error is Python's, before its last bytes are read: END shares their record. */
     if (events & ~(uint32_t)(EPOLLIN | EPOLLOUT))
         return 0;
+    if (lent->is_held && !is_tunnel && events & EPOLLIN)
+        return 0;
     /* One direction at a time; what epoll reported before a sink was full is of no meaning any more. */
     const int full = lent->full, out = is_tunnel ? UPWARD : DOWNWARD, in = is_tunnel ? DOWNWARD : UPWARD;
     const int direction = events & EPOLLOUT && full & out ? out : events & EPOLLIN && !(full & in) ? in : NEITHER;

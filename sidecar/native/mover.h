@@ -34,6 +34,7 @@ typedef struct {
     uint32_t generation;
     void *tls;
     int application, tunnel, epoch;
+    int is_held; /* The application isn't read: once it can be, or has ended, the connection comes back. */
     long long send_room, receive_room;
     Proof *proof; /* Or NULL: nothing has to be looked at. */
     void *owner;  /* Of the proof, for the caller. */

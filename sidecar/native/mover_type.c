@@ -90,24 +90,25 @@ static PyObject *mover_type_allow(PyObject *self, PyObject *argument) {
     return Py_NewRef(Py_None);
 }
 
-PyDoc_STRVAR(lend_doc, "lend(tls, application, tunnel, epoch, send_room, receive_room, proof) -> number");
+PyDoc_STRVAR(lend_doc, "lend(tls, application, tunnel, epoch, send_room, receive_room, proof, is_held) -> number");
 
 static PyObject *mover_type_lend(PyObject *self, PyObject *const *arguments, Py_ssize_t count) {
     MoverObject *object = (MoverObject *)self;
     Lent what = {.rest = NULL};
-    long long application, tunnel, epoch;
-    if (count != 7) {
-        PyErr_SetString(PyExc_TypeError, "seven arguments: tls, application, tunnel, epoch, two rooms, proof");
+    long long application, tunnel, epoch, is_held;
+    if (count != 8) {
+        PyErr_SetString(PyExc_TypeError, "eight arguments: tls, application, tunnel, epoch, two rooms, proof, is_held");
         return NULL;
     }
     if (!read_address(arguments[0], &what.tls) || !read_number(arguments[1], 0, INT_MAX, &application) ||
         !read_number(arguments[2], 0, INT_MAX, &tunnel) || !read_number(arguments[3], 0, 255, &epoch) ||
         !read_number(arguments[4], 0, LLONG_MAX, &what.send_room) ||
-        !read_number(arguments[5], 0, LLONG_MAX, &what.receive_room))
+        !read_number(arguments[5], 0, LLONG_MAX, &what.receive_room) || !read_number(arguments[7], 0, 1, &is_held))
         return NULL;
     what.application = (int)application;
     what.tunnel = (int)tunnel;
     what.epoch = (int)epoch;
+    what.is_held = (int)is_held;
     if (arguments[6] != Py_None) {
         if (Py_TYPE(arguments[6]) != (PyTypeObject *)proof_type) {
             PyErr_SetString(PyExc_TypeError, "the proof is none");

@@ -55,11 +55,13 @@ class Lendable(NamedTuple):
         application: the descriptor that is read and written.
         watch: on it.
         proof: to be looked at before bytes pass; None: nothing has to be.
+        is_held: the application may not be read.
     """
 
     application: int
     watch: Watch
     proof: Proof | None
+    is_held: bool
 
 
 class PassingUser(TunnelUser, Protocol):
@@ -159,6 +161,7 @@ class NativeTunnel(Tunnel):
                 send_room,
                 receive_room,
                 lendable.proof,
+                lendable.is_held,
             )
         except BaseException as error:
             self._regain()

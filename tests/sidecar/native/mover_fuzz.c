@@ -209,6 +209,8 @@ static void take_back(Connection *connection) {
     if (lent == NULL || lent->is_lost)
         fail("a stay is gone");
     check_no_cork(connection->near[1]);
+    if (lent->is_held && lent->taken > 0)
+        fail("an application was read that may not be");
     connection->number = -1;
     connection->up += lent->taken;
     connection->down += lent->written;
@@ -244,6 +246,7 @@ static void lend(Mover *movers, Connection *connection, Proof *proof, unsigned i
         .send_room = rand_r(seed) % 8 ? 1LL << 40 : rand_r(seed) % 50000,
         .receive_room = rand_r(seed) % 8 ? 1LL << 40 : rand_r(seed) % 50000,
         .proof = rand_r(seed) % 2 ? proof : NULL,
+        .is_held = rand_r(seed) % 4 == 0,
     };
     connection->mover = &movers[rand_r(seed) % MOVERS];
     connection->number = mover_lend(connection->mover, &what);

@@ -44,7 +44,7 @@ class Stay:
         (self.application, self.app), (self.tunnel, self.peer) = socket_pair(1 << 20), socket_pair(1 << 20)
 
     def lend(self, proof: _loop.Proof | None = None, *, room: int = _ROOM) -> int:
-        return self.mover.lend(TLS, self.application.fileno(), self.tunnel.fileno(), EPOCH, room, _ROOM, proof)
+        return self.mover.lend(TLS, self.application.fileno(), self.tunnel.fileno(), EPOCH, room, _ROOM, proof, False)
 
     def wait(self) -> list[int]:
         """What comes back next."""
@@ -214,7 +214,7 @@ def test_two_threads_look_at_one_proof(stay: Stay, tls: ScriptedTls) -> None:
 
 def test_a_descriptor_that_epoll_doesnt_take_isnt_lent(stay: Stay, tmp_path: Path) -> None:
     with (tmp_path / "file").open("wb") as file, pytest.raises(PermissionError):
-        stay.mover.lend(TLS, stay.application.fileno(), file.fileno(), EPOCH, _ROOM, _ROOM, None)
+        stay.mover.lend(TLS, stay.application.fileno(), file.fileno(), EPOCH, _ROOM, _ROOM, None, False)
     assert stay.mover.counts(stay.lend()) == (0, 0)
 
 
@@ -252,9 +252,9 @@ class Tunnel:
         self.mover = start_mover(loop)
         self.mover.allow(1 << 60)
 
-    def lend(self) -> int:
+    def lend(self, *, is_held: bool = False) -> int:
         address, application = self.records.address, self.application.fileno()
-        return self.mover.lend(address, application, self.socket.fileno(), EPOCH, _ROOM, _ROOM, None)
+        return self.mover.lend(address, application, self.socket.fileno(), EPOCH, _ROOM, _ROOM, None, is_held)
 
     def encrypt(self, payloads: Sequence[bytes]) -> bytes:
         """What the peer sends: a record for each frame."""
@@ -352,6 +352,20 @@ def test_what_waits_for_the_tunnel_comes_back_with_a_recall(tunnel: Tunnel) -> N
                 continue
             break
     assert tunnel.decrypt(60_000) == whole[:60_000]
+
+
+def test_an_application_that_may_not_be_read_is_written_and_comes_back_unread_with_its_answer(tunnel: Tunnel) -> None:
+    number = tunnel.lend(is_held=True)
+    tunnel.peer.sendall(tunnel.encrypt(_PAYLOADS))
+    assert receive(tunnel.app, len(_PAYLOADS) * MAX_PAYLOAD_BYTES) == b"".join(_PAYLOADS)
+    assert tunnel.mover.counts(number) == (0, len(_PAYLOADS) * MAX_PAYLOAD_BYTES)
+    tunnel.app.send(b"answer")
+    ready, _, _ = select.select([tunnel.mover], [], [], _DEADLINE_S)
+    assert ready
+    assert tunnel.mover.collect() == [number]
+    taken, _, written, _, upward, downward = tunnel.mover.recall(number)
+    assert (taken, written, upward, downward) == (0, len(_PAYLOADS) * MAX_PAYLOAD_BYTES, None, None)
+    assert tunnel.application.recv(100) == b"answer"
 
 
 @pytest.mark.parametrize(

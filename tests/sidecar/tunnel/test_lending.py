@@ -160,6 +160,44 @@ async def test_bulk_whose_sinks_are_full_again_and_again_stays_with_the_thread()
         assert (turn.responder.sent, turn.responder.received) == (turn.initiator.sent, turn.initiator.received)
 
 
+async def ask(turn: Turn) -> None:
+    """One request, which nothing answers."""
+    turn.app.send(b"question")
+    assert await asyncio.get_running_loop().sock_recv(turn.server, 100) == b"question"
+
+
+async def ask_until_lent(turn: Turn) -> None:
+    async with asyncio.timeout(60):
+        while is_lent(turn) != [True, True]:
+            await ask(turn)
+
+
+@pytest.mark.usefixtures("workers")
+async def test_a_turn_whose_answers_are_held_is_lent_and_its_first_answer_comes_back_unread() -> None:
+    loop, told = asyncio.get_running_loop(), list[tuple[bool, int]]()
+    async with opened_turn(on_answer=lambda: told.append((is_lent(turn)[1], turn.responder.received))) as turn:
+        await ask_until_lent(turn)
+        turn.server.send(b"answer")
+        await until(lambda: bool(told))
+        assert told == [(False, 0)]
+        for _ in range(5 * STEADY_CALLS):  # It isn't lent again before its answer may be read.
+            await ask(turn)
+        assert is_lent(turn) == [True, False]
+        turn.responder.release_answers()
+        assert await loop.sock_recv(turn.app, 100) == b"answer"
+        await ask_until_lent(turn)
+
+
+async def test_answers_that_are_released_while_a_turn_is_lent_are_read() -> None:
+    loop = asyncio.get_running_loop()
+    async with opened_turn(on_answer=lambda: None) as turn:
+        await ask_until_lent(turn)
+        turn.responder.release_answers()
+        assert is_lent(turn) == [True, False]
+        turn.server.send(b"answer")
+        assert await loop.sock_recv(turn.app, 100) == b"answer"
+
+
 async def test_turns_are_spread_over_the_threads(workers: int) -> None:
     async with lent_turn() as first, lent_turn() as second:
         assert is_lent(first) + is_lent(second) == [True] * 4
