@@ -49,7 +49,10 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures there, as a list of objects")
     parser.add_argument("--report", metavar="FILE", type=Path, help="page whose marked part the figures replace")
     parser.add_argument(
-        "--works", type=lambda text: _words(list(Work), text), default=list(Work), help="comma-separated; default: all"
+        "--works",
+        type=lambda text: _words(list(Work), text),
+        default=list(Work),
+        help=f"comma-separated, of {', '.join(Work)}; default: all",
     )
     parser.add_argument(
         "--subjects",
@@ -57,8 +60,18 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
         help=f"comma-separated, of {', '.join(SUBJECTS)}; default: all but rust-floor, ghostunnel if it or Go is there",
     )
     parser.add_argument("--rounds", type=_positive, default=3, help="each starts every subject afresh (default: 3)")
-    parser.add_argument("--duration", type=_positive, default=scale.duration_s, help="seconds a request work runs")
-    parser.add_argument("--bulk-mib", type=_positive, default=scale.bulk_mib, help="MiB sent in the bulk work")
+    parser.add_argument(
+        "--duration",
+        type=_positive,
+        default=scale.duration_s,
+        help=f"seconds a request work runs (default: {scale.duration_s})",
+    )
+    parser.add_argument(
+        "--bulk-mib",
+        type=_positive,
+        default=scale.bulk_mib,
+        help=f"MiB sent in a bulk work (default: {scale.bulk_mib})",
+    )
     parser.add_argument(
         "--keep", type=Path, metavar="DIRECTORY", help="keep configurations and logs in a new directory"
     )
@@ -103,7 +116,7 @@ def main(arguments: Sequence[str]) -> int:
             [Work(work) for work in options.works],
             rounds=options.rounds,
             scale=Scale(duration_s=options.duration, bulk_mib=options.bulk_mib),
-            say=lambda text: notes.print(text, highlight=False, markup=False),
+            say=lambda text: notes.print(text, highlight=False, markup=False, soft_wrap=True),
             keep_logs=options.keep,
         )
         figures = summarise(outcome.samples)
@@ -124,7 +137,7 @@ def main(arguments: Sequence[str]) -> int:
     if interpreter.warning:
         notes.print(f"⚠ {interpreter.warning}", highlight=False, markup=False)
     for name, reason in outcome.failures.items():
-        notes.print(f"✗ {name} wasn't measured: {reason}", highlight=False, markup=False)
+        notes.print(f"✗ {name} wasn't measured: {reason}", highlight=False, markup=False, soft_wrap=True)
     return 1 if outcome.failures else 0
 
 

@@ -6,6 +6,7 @@ Belongs here: reading and parsing ``/proc/PID/stat`` and ``statm``. Doesn't: dec
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -37,10 +38,7 @@ def parse_cpu_ticks(stat: str) -> int:
     Raises:
         ValueError: the text isn't such a line.
     """
-    _, closing, rest = stat.rpartition(")")
-    fields = rest.split()
-    if not closing or len(fields) < 13:
-        raise ValueError(f"not a /proc/PID/stat line: {stat[:60]!r}")
+    fields = _fields(stat)
     return int(fields[11]) + int(fields[12])
 
 
@@ -56,15 +54,45 @@ def parse_rss_pages(statm: str) -> int:
     return int(fields[1])
 
 
-def family(pid: int) -> list[int]:
-    """Return ``pid`` and all its descendants that live now."""
-    found, waiting = [], [pid]
+def parse_parent(stat: str) -> int:
+    """Return the parent's PID of a ``/proc/PID/stat`` line.
+
+    Raises:
+        ValueError: the text isn't such a line.
+    """
+    return int(_fields(stat)[1])
+
+
+def _fields(stat: str) -> list[str]:
+    """Return the fields after the name, which may hold anything, a closing parenthesis too."""
+    _, closing, rest = stat.rpartition(")")
+    fields = rest.split()
+    if not closing or len(fields) < 13:
+        raise ValueError(f"not a /proc/PID/stat line: {stat[:60]!r}")
+    return fields
+
+
+def family(*pids: int, proc: Path = Path("/proc")) -> list[int]:
+    """Return ``pids`` and all their descendants that live now, each once.
+
+    Each process names its parent. ``task/TID/children`` would be less to read, but lies with a thread: those of a
+    program with a thread for each connection end while they are read, and the program seemed to have ended then.
+    """
+    children: dict[int, list[int]] = {}
+    for place in proc.iterdir():
+        if place.name.isdecimal():
+            # Whoever has ended since the directory was listed is nobody's child; ``read_usage`` misses one of ``pids``.
+            with contextlib.suppress(OSError):
+                parent = parse_parent((place / "stat").read_text(errors="replace"))
+                children.setdefault(parent, []).append(int(place.name))
+    found: dict[int, None] = {}
+    waiting = list(pids)
     while waiting:
         current = waiting.pop()
-        found.append(current)
-        for task in Path(f"/proc/{current}/task").glob("*/children"):
-            waiting += [int(child) for child in task.read_text().split()]
-    return found
+        if current not in found:
+            found[current] = None
+            waiting += children.get(current, ())
+    return list(found)
 
 
 def read_usage(pids: Iterable[int]) -> Usage:
@@ -74,11 +102,10 @@ def read_usage(pids: Iterable[int]) -> Usage:
         BenchError: one of them has ended.
     """
     cpu_ticks = rss_pages = 0
-    for root in pids:
+    for pid in family(*pids):
         try:
-            for pid in family(root):
-                cpu_ticks += parse_cpu_ticks(Path(f"/proc/{pid}/stat").read_text(errors="replace"))
-                rss_pages += parse_rss_pages(Path(f"/proc/{pid}/statm").read_text())
+            cpu_ticks += parse_cpu_ticks(Path(f"/proc/{pid}/stat").read_text(errors="replace"))
+            rss_pages += parse_rss_pages(Path(f"/proc/{pid}/statm").read_text())
         except OSError as error:
-            raise BenchError(f"process {root} of the subject has ended during the measurement") from error
+            raise BenchError(f"process {pid} of the subject has ended during the measurement") from error
     return Usage(cpu_us=cpu_ticks * 1e6 / _TICKS_PER_S, rss_bytes=rss_pages * _PAGE_BYTES)

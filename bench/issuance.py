@@ -25,7 +25,7 @@ from typing import Final
 import uvloop
 from websockets.asyncio.client import ClientConnection
 
-from bench.accounting import Usage, family, read_usage
+from bench.accounting import Usage, read_usage
 from bench.errors import BenchError
 from bench.figures import percentile
 from bench.subjects.touchmark import RunningCA, run_ca
@@ -106,7 +106,7 @@ async def measure(*cas: RunningCA, clients: int, duration_s: float, others: int 
 
 def _read_usage(cas: Sequence[RunningCA]) -> Usage:
     """Return what the CAs have used, each with its signing process, while that lives."""
-    return read_usage([pid for ca in cas for pid in family(ca.pid)])
+    return read_usage([ca.pid for ca in cas])
 
 
 async def enrol(ca: RunningCA, admin: AdminClient, *, workload: str, instance: str) -> ClientConnection:

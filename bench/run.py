@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -84,14 +85,20 @@ def run_rounds(
             directory = keep_logs
         backends = _start_backends(stack, directory)
         for number in range(rounds):
+            if len(outcome.failures) == len(subjects):
+                break  # Nobody is left to measure.
+            began = time.monotonic()
+            say(f"round {number + 1} of {rounds}")
             place = directory / f"round{number}"
             turn = [*subjects[number % len(subjects) :], *subjects[: number % len(subjects)]]
             with_reuse = [work for work in works if work is not Work.NEW_CONNECTIONS_NO_REUSE]
             without_reuse = [work for work in works if work is Work.NEW_CONNECTIONS_NO_REUSE]
             for group, starters, name in ((with_reuse, SUBJECTS, "reuse"), (without_reuse, NO_REUSE, "no-reuse")):
                 if group:
-                    say(f"round {number + 1} of {rounds}: {', '.join(group)}")
                     _run_round(outcome, turn, group, starters, place / name, backends, scale, say)
+            if left := rounds - number - 1:
+                took_s = time.monotonic() - began
+                say(f"  took {took_s:.0f} s; {left} more, about {left * took_s:.0f} s")
     outcome.samples = [sample for sample in outcome.samples if sample.subject not in outcome.failures]
     return outcome
 
@@ -106,11 +113,13 @@ def _run_round(
     scale: Scale,
     say: Say,
 ) -> None:
+    left = [name for name in subjects if name not in outcome.failures]
+    if not left:
+        return
     with contextlib.ExitStack() as stack:
         running: dict[str, tuple[RunningSubject, Path]] = {}
-        for name in subjects:
-            if name in outcome.failures:
-                continue
+        say(f"  starting {', '.join(left)}")  # Which takes minutes where one is built first.
+        for name in left:
             place = directory / name
             place.mkdir(parents=True)
             try:
@@ -122,6 +131,8 @@ def _run_round(
             running[name] = subject, place
         # Idle memory comes first, whatever order was asked for: after other loads it would be another figure.
         for work in sorted(works, key=lambda work: work is not Work.MEMORY_IDLE):
+            if running:
+                say(f"  {work}: {', '.join(running)}")
             for name, (subject, place) in list(running.items()):
                 try:
                     task = Task(work=work, name=name, subject=subject, scale=scale, directory=place)

@@ -94,7 +94,12 @@ def run_work(task: Task) -> list[Sample]:
         BenchError: the load failed, even for one connection, or the subject ended.
     """
     task.subject.check()
-    samples = _WORKS[task.work](task)
+    try:
+        samples = _WORKS[task.work](task)
+    except BenchError:
+        # A load that fails knows less than a process that has ended: its status, and what it said last.
+        task.subject.check()
+        raise
     task.subject.check()
     return samples
 

@@ -11,7 +11,7 @@ import functools
 import os
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from typer.exceptions import TyperException
@@ -47,6 +47,7 @@ from cli.commands import (
 )
 from cli.commands.options import TargetCommand
 from cli.text.exit_codes import ExitCode, format_exit_codes
+from cli.text.help_text import format_help
 from cli.text.output import print_error, print_note
 from shared.model.errors import InputError, TouchmarkError
 
@@ -87,8 +88,19 @@ app.command("doctor", cls=TargetCommand)(doctor.doctor)
 app.command("version")(version.version)
 
 
-# Once for a process: making the tree costs more than most commands, and it keeps nothing of the lines that it has read.
-_make_tree = functools.cache(get_command)
+@functools.cache
+def _make_tree() -> Any:
+    """Make the tree of commands, once for a process: it costs more than most commands, and keeps nothing of a line."""
+    tree = get_command(app)
+    _write_helps(tree)
+    return tree
+
+
+def _write_helps(command: Any) -> None:
+    """Write each verb's help as a terminal shows it: typer takes docstrings with their line breaks."""
+    command.help = format_help(command.help or "")
+    for inner in getattr(command, "commands", {}).values():
+        _write_helps(inner)
 
 
 def _print_version(is_asked: bool) -> None:
@@ -109,7 +121,7 @@ def run(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit code. User mistakes never yield a traceback."""
     as_json = "--json" in arguments
     try:
-        code = _make_tree(app)(args=list(arguments), prog_name="touchmark", standalone_mode=False)
+        code = _make_tree()(args=list(arguments), prog_name="touchmark", standalone_mode=False)
     except TouchmarkError as error:
         print_error(error, as_json=as_json)
         return error.exit_code

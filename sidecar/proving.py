@@ -162,7 +162,7 @@ class Acceptance:
             pump.finished.add_done_callback(self._tell)
 
     async def prove(self) -> None:
-        """Wait for the first answered byte, which passes only when it is known who has accepted.
+        """Wait for the first answered byte, which passes only when it is known who has accepted, or for the end.
 
         A server that has closed the connection by then has no holder any more: what is known is who listens, which is
         looked at once more.
@@ -170,7 +170,7 @@ class Acceptance:
         if not self._is_open or self._pump is None:
             return
         await self._answered
-        if self._is_settled(self._pump):
+        if self._pump.finished.done():
             return
         try:
             is_held = self._found is not None and self._found.inode and await self._find_acceptor(self._found)
@@ -206,23 +206,27 @@ class Acceptance:
             return False
         return True
 
-    def _is_settled(self, pump: AnsweringPump) -> bool:
-        return not self._is_open or pump.finished.done()
-
     def _look_at_answer(self) -> None:
-        """The first byte was answered: mostly it is known at once who has accepted."""
+        """The first byte was answered: mostly it is known at once who has accepted.
+
+        Where nothing is left to look at, the story isn't woken up before the connection's end.
+        """
         attestor, listener = self._sidecar.attestor, self._listener
         self._found = found = attestor.find_accepted(*self._endpoints)
         try:
-            accepted = attestor.attest_accepted_now(found, listener) if found is not None and found.inode else None
-            if accepted is not None and self._is_proven_now(accepted):
-                self._connection.note_attestation(accepted)
-                self._is_open = False
+            if found is None or not found.inode:
+                self._is_open = self._is_explicit  # The server has closed it: permissive mode looks at nothing more.
+            else:
+                accepted = attestor.attest_accepted_now(found, listener)
+                if accepted is not None and self._is_proven_now(accepted):
+                    self._connection.note_attestation(accepted)
+                    self._is_open = False
         except AttestationError as error:
             self._lose(error)
-        if self._pump is not None and not self._is_open:
+        if self._is_open:
+            self._tell()
+        elif self._pump is not None:
             self._pump.release_answers()
-        self._tell()
 
     def _is_proven_now(self, accepted: Attestation) -> bool:
         """Tell whether nothing about who has accepted is left to be waited for, as in permissive mode by default.

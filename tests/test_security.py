@@ -26,6 +26,14 @@ def rows(title: str) -> list[list[str]]:
 
 
 @cache
+def entries(title: str) -> dict[str, str]:
+    """What a section's list says of each attack, by the attack."""
+    found = re.findall(r"(?ms)^- \*\*(.+?)\*\*(.*?)(?=^- |^#|\Z)", section(title))
+    assert len({attack for attack, _ in found}) == len(found) == section(title).count("\n- ")
+    return {" ".join(attack.split()): answer for attack, answer in found}
+
+
+@cache
 def names_in(file: Path) -> frozenset[str]:
     tree = ast.parse(file.read_text(encoding="utf-8"))
     functions = (each for each in ast.walk(tree) if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef))
@@ -65,16 +73,15 @@ def test_every_test_exists() -> None:
     assert find_missing(TEXT) == []
 
 
-@pytest.mark.parametrize("row", rows("Defended"), ids=lambda row: row[0][:60])
-def test_each_defended_attack_names_its_test(row: list[str]) -> None:
-    attack, answer = row
+@pytest.mark.parametrize("attack", entries("Defended"), ids=lambda attack: attack[:60])
+def test_each_defended_attack_names_its_test(attack: str) -> None:
+    answer = entries("Defended")[attack]
     assert any(name["file"] or name["test"] for name in NAME.finditer(answer)), attack
 
 
 def test_each_undefended_attack_says_more_than_its_name() -> None:
-    for entry in section("Not defended").split("\n- ")[1:]:
-        name, _, why = entry.removeprefix("**").partition("**")
-        assert len(why.split()) >= 3, name
+    for attack, why in entries("Not defended").items():
+        assert len(why.split()) >= 3, attack
 
 
 @pytest.mark.parametrize("row", rows("Intervals and bounds"), ids=lambda row: row[-1])

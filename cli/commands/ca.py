@@ -93,7 +93,7 @@ def status(
 def _show_status(status: CAStatus, sidecars: SidecarList) -> None:
     from cli.admin.overview import examine_sidecar_clocks, examine_undone_evictions
     from cli.text.duration import format_duration, format_time
-    from cli.text.findings import print_finding
+    from cli.text.findings import print_findings
     from cli.text.output import name_authority, print_line, print_table
 
     print_line(
@@ -123,10 +123,8 @@ def _show_status(status: CAStatus, sidecars: SidecarList) -> None:
         empty="no authorities",
     )
     print_line()
-    if not (clocks := examine_sidecar_clocks(sidecars.sidecars)).is_well:
-        print_finding(clocks)
-    for finding in examine_undone_evictions(status):
-        print_finding(finding)
+    clocks = examine_sidecar_clocks(sidecars.sidecars)
+    print_findings([*([] if clocks.is_well else [clocks]), *examine_undone_evictions(status)])
     print_table(
         ("SIDECAR", "WORKLOAD", "ADDRESSES", "CAPTURE", "CONNECTED", "BUNDLE", "CLOCK", "LAST SEEN"),
         (

@@ -30,7 +30,7 @@ def coverage(
     and weekdays at which nothing was ever seen. In a cluster also CronJobs that didn't start in this time, if you may
     list them.
 
-    Examples: `touchmark coverage shop`, `touchmark coverage shop --since 30d --json`.
+    Examples: touchmark coverage shop · touchmark coverage shop --since 30d --json
     """
     import asyncio
     import time

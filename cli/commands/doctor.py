@@ -47,7 +47,7 @@ def doctor(
     Examples: touchmark doctor · touchmark doctor -k · touchmark doctor --pre · touchmark doctor --before-uninstall
     """
     from cli.text.exit_codes import ExitCode
-    from cli.text.findings import make_findings, print_finding
+    from cli.text.findings import make_findings, print_findings
 
     target = options.get_target(context)
     if before_installation:
@@ -64,8 +64,7 @@ def doctor(
     if as_json:
         _FINDINGS.print(found)
     else:
-        for finding in findings:
-            print_finding(finding)
+        print_findings(findings)
     if not found.is_well:
         raise typer.Exit(ExitCode.CHECK_FAILED)
 

@@ -35,7 +35,7 @@ def edges(
     lost, there were more. `touchmark connections` shows live connections, `touchmark decisions` single ones, and
     `touchmark coverage` how much was observed at all.
 
-    Examples: `touchmark edges shop`, `touchmark edges shop --since 7d --denied`, `touchmark edges shop --json`.
+    Examples: touchmark edges shop · touchmark edges shop --since 7d --denied · touchmark edges shop --json
     """
     from cli.backends.session import ask_admin
     from cli.text.edge import COLUMNS, format_rows

@@ -48,7 +48,7 @@ def graph(
     (deny). At most 300 boxes and 3,000 lines; `touchmark edges` lists the programs and everything else. The same edges
     always give the same picture.
 
-    Examples: `touchmark graph shop > shop.svg`, `touchmark graph shop --format dot | dot -Tpng > shop.png`.
+    Examples: touchmark graph shop > shop.svg · touchmark graph shop --format dot | dot -Tpng > shop.png
     """
     from cli.backends.session import ask_admin
     from cli.commands.edges import build_query

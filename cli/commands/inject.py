@@ -150,19 +150,21 @@ def _conclude_check(work: _Work, *, as_json: bool) -> None:
 def _conclude_explanation(work: _Work, *, as_json: bool) -> None:
     from cli.commands.shapes import InjectionExplanation
     from cli.text.exit_codes import ExitCode
-    from cli.text.output import print_note, print_table
+    from cli.text.output import print_line, print_note, print_table
 
     if as_json:
         _EXPLAINED.print(InjectionExplanation(pods=work.explained, refused=work.refused))
     else:
         for each in work.refused:
             print_note(f"✗ {each.where}: {each.code}: {each.message}\n  hint: {each.hint}")
-        rows = [
-            (each.where, setting["annotation"], setting["value"], setting["source"])
-            for each in work.explained
-            for setting in each.settings
-        ]
-        print_table(("WHERE", "SETTING", "VALUE", "FROM"), rows, empty=_NOBODY_ASKS)
+        for number, pod in enumerate(work.explained):
+            if number:
+                print_line()
+            print_line(pod.where)
+            rows = [(one["annotation"], one["value"] or "-", one["source"], one["takes"]) for one in pod.settings]
+            print_table(("SETTING", "VALUE", "FROM", "TAKES"), rows, empty="")
+        if not work.explained:
+            print_line(_NOBODY_ASKS)
     if work.refused:
         raise typer.Exit(ExitCode.CHECK_FAILED)
 

@@ -162,9 +162,9 @@ def _report(done: Installation, target: Target, manner: common.Manner) -> None:
     import os
 
     from cli.backends.target import write_shell_options
+    from cli.cluster.installation.next_steps import list_next_steps
     from cli.text.exit_codes import ExitCode
     from cli.text.output import print_line, print_note
-    from shared.model.kubernetes.contract import INJECT
 
     if manner.as_json:
         _INSTALLED.print(done)
@@ -184,10 +184,7 @@ def _report(done: Installation, target: Target, manner: common.Manner) -> None:
             print_line(f"Touchmark {done.version} is installed in {done.namespace}; nobody waited for its CA")
         if done.is_ready or not manner.wait_s:  # While the CA isn't ready, pods that ask for a sidecar aren't made.
             print_line("Next:")
-            print_line(f"  touchmark doctor {where}    # is all of it well?")
-            print_line(
-                f"  kubectl label namespace NAMESPACE {INJECT}=true    # new pods get a sidecar, in permissive mode"
-            )
-            print_line(f"  touchmark status {where}")
+            for step in list_next_steps(where):
+                print_line(f"  {step}")
     if done.is_applied and manner.wait_s and not done.is_ready:
         raise typer.Exit(ExitCode.DEADLINE)

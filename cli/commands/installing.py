@@ -116,19 +116,13 @@ def check_findings(findings: Iterable[Finding], *, manner: Manner, verb: str) ->
         PreflightError: a required check fails, and nobody forces it.
     """
     from cli.cluster.faults import PreflightError
+    from cli.text.findings import print_findings
     from cli.text.output import name_some, print_note
 
-    failed = []
-    for finding in findings:
-        if not finding.is_well and not finding.is_optional:
-            failed.append(finding)
-        if not manner.as_json and (not finding.is_well or finding.subject.endswith("from before")):
-            print_note(
-                f"{'✓' if finding.is_well else '–' if finding.is_optional else '✗'} {finding.subject}: "
-                f"{finding.observation}"
-            )
-            if finding.hint:
-                print_note(f"    {finding.hint}")
+    told = [each for each in findings if not each.is_well or each.subject.endswith("from before")]
+    failed = [each for each in told if not each.is_well and not each.is_optional]
+    if not manner.as_json:
+        print_findings(told, write=print_note)
     if failed and not manner.is_forced:
         said = name_some((f"{each.subject}: {each.observation}" for each in failed), most=3)
         raise PreflightError(

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 _QUEUE: JsonResult[ProgramQueue] = JsonResult()
 _REFUSED: JsonResult[Sequence[ProgramRefusal]] = JsonResult(note="all that is refused in these namespaces now")
 _MAX_SHOWN: Final = 3
+_MAX_LOADED_SHOWN: Final = 5
+_USUAL: Final = ("/lib/", "/lib64/", "/usr/lib/", "/usr/lib64/", "/usr/libexec/")  # Of libraries.
 
 Image = Annotated[
     str, typer.Option("--image", metavar="IMAGE", help="All that was seen in this image, with or without its digest.")
@@ -40,6 +42,9 @@ def queue(
     context: typer.Context,
     namespace: Annotated[str, typer.Argument(help="Only this namespace.")] = "",
     image: Image = "",
+    loaded: Annotated[
+        bool, typer.Option("--loaded", help="List all that they had loaded, not only the first objects.")
+    ] = False,
     as_json: options.Json = False,
 ) -> None:
     """List the programs that were seen and are neither approved nor refused, and those that were refused.
@@ -66,7 +71,7 @@ def queue(
         _QUEUE.print(found)
         return
     show_waiting(found.waiting)
-    show_loaded(found.waiting)
+    show_loaded(found.waiting, most=None if loaded else _MAX_LOADED_SHOWN)
     show_refused(found.refused)
     if found.is_truncated:
         print_note("a workload has run more programs than are remembered: those seen last are here")
@@ -121,8 +126,14 @@ def _count_loaded(entry: QueuedProgram) -> str:
     return f"{count} object{'' if count == 1 else 's'}" + (f"; {note}" if (note := note_loaded(entry)) else "")
 
 
-def show_loaded(waiting: Sequence[QueuedProgram]) -> None:
-    """Print what programs had loaded, which is approved with them: what the fewest of them had comes first."""
+def show_loaded(waiting: Sequence[QueuedProgram], *, most: int | None = None) -> None:
+    """Print what programs had loaded, which is approved with them.
+
+    First comes what the fewest of them had, of this what doesn't lie where libraries do.
+
+    Arguments:
+        most: so many objects alone; None: all, as who is asked to approve them must see.
+    """
     from cli.backends.program_choice import has_loaded
     from cli.text.output import name_some, print_line, print_table, shorten
 
@@ -132,15 +143,18 @@ def show_loaded(waiting: Sequence[QueuedProgram]) -> None:
             users.setdefault((each.path, each.digest), []).append(shorten(str(entry.seen.program)))
     if not any(map(has_loaded, waiting)):
         return
+    objects = sorted(users.items(), key=lambda item: (len(item[1]), item[0][0].startswith(_USUAL), item[0]))
     print_line()
     print_table(
         ("LOADED OBJECT", "DIGEST", "BY"),
         (
             (path, f"sha256:{digest}" if digest else "not measured", name_some(by, most=_MAX_SHOWN))
-            for (path, digest), by in sorted(users.items(), key=lambda item: (len(item[1]), item[0]))
+            for (path, digest), by in objects[:most]
         ),
         empty="no object is known",
     )
+    if most is not None and len(objects) > most:
+        print_line(f"and {len(objects) - most} more: --loaded lists them, --json by program")
 
 
 def show_refused(refused: Sequence[ProgramRefusal]) -> None:

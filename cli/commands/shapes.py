@@ -176,7 +176,8 @@ class InjectionReport:
 class ExplainedSettings:
     """The settings that one pod's sidecar gets.
 
-    ``settings``: annotation (without the prefix), value, and source: pod, namespace, built-in, or adapted to others.
+    ``settings``: annotation (without the prefix), value, source (pod, namespace, built-in, or adapted to others), and
+    what it takes, for people.
     ``faults``: what its namespace says and can't be used.
     """
 

@@ -68,7 +68,7 @@ def _describe(observed: Observation, rows: list[NamespaceRow], problems: list[Fi
 
 def _show(observed: Observation, rows: list[NamespaceRow], problems: list[Finding]) -> None:
     from cli.admin.overview import count_versions
-    from cli.text.findings import print_finding
+    from cli.text.findings import print_findings
     from cli.text.output import print_line, print_table
 
     versions = count_versions(observed)
@@ -84,8 +84,7 @@ def _show(observed: Observation, rows: list[NamespaceRow], problems: list[Findin
         columns += ["INJECTED", "NOT INJECTED"]
     print_table(columns, (_format_row(row) for row in rows), empty="no namespace has a sidecar or a policy")
     print_line()
-    for problem in problems:
-        print_finding(problem)
+    print_findings(problems)
     if not problems:
         print_line("✓ no problems found")
 

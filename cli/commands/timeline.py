@@ -28,7 +28,7 @@ def timeline(
     or it is older than what the CA keeps (30 days by default, 31 at most). Where records were lost, the counts are
     lower bounds.
 
-    Examples: `touchmark timeline shop`, `touchmark timeline shop --since 7d --json`.
+    Examples: touchmark timeline shop · touchmark timeline shop --since 7d --json
     """
     from cli.backends.session import ask_admin
     from cli.commands.edges import build_query

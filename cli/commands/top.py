@@ -62,7 +62,7 @@ def top(
     whole hours: of the current one and of the one before. Where the output
     isn't a terminal, and with --json, it looks once.
 
-    Examples: `touchmark top shop`, `touchmark top shop --once`, `touchmark top shop --json -k`.
+    Examples: touchmark top shop · touchmark top shop --once · touchmark top shop --json -k
     """
     from cli.backends.session import ask_admin
 

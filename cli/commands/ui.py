@@ -39,7 +39,7 @@ def ui(
     refuses programs, switches modes, and puts a draft in force or drops it, each after a confirmation that shows the
     command; other fixes are YAML to copy.
 
-    Examples: `touchmark ui`, `touchmark ui -k`, `touchmark ui --no-browser --port 8123`.
+    Examples: touchmark ui · touchmark ui -k · touchmark ui --no-browser --port 8123
     """
     import asyncio
 

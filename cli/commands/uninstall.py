@@ -128,7 +128,7 @@ async def _check(target: Target, cluster: Cluster, manner: common.Manner) -> Non
     from cli.backends.session import open_admin
     from cli.cluster.faults import NoCAPodError, StillNeededError
     from cli.cluster.installation.members import group, list_members, read_modes
-    from cli.text.findings import print_finding
+    from cli.text.findings import print_findings
     from cli.text.output import name_some, print_note
     from shared.model.errors import TouchmarkError
 
@@ -153,8 +153,7 @@ async def _check(target: Target, cluster: Cluster, manner: common.Manner) -> Non
     living = {**told, **living}
     findings = [each for each in judge_leaving(modes, living, own) if not each.is_well]
     if findings and not manner.as_json:
-        for finding in findings:
-            print_finding(finding)
+        print_findings(findings)
     if findings and not (manner.is_forced or manner.is_trial):
         raise StillNeededError(
             f"nothing is deleted: {name_some(f'{each.subject} ({each.observation})' for each in findings)}",

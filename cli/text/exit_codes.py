@@ -53,4 +53,4 @@ EXIT_CODES: Final[dict[ExitCode, str]] = {
 
 def format_exit_codes() -> str:
     """Write the table as the help page's last lines."""
-    return "Exit codes: " + " · ".join(f"{code.value} {meaning}" for code, meaning in EXIT_CODES.items())
+    return "Exit codes:\n" + "\n".join(f"{code.value:3} {meaning}" for code, meaning in EXIT_CODES.items())

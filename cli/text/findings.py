@@ -1,9 +1,11 @@
-"""Findings of ``status`` and ``doctor``: the value, and how one is printed: ✓, – or ✗, and a hint on the next line."""
+"""Findings of ``status`` and ``doctor``: the value, and how they are printed: ✓, – or ✗, a hint on the next line."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import attrgetter
 
 from cli.text.output import print_line
 
@@ -24,12 +26,14 @@ class Finding:
     is_optional: bool = False
 
 
-def print_finding(finding: Finding) -> None:
-    """Print one finding."""
-    mark = "✓" if finding.is_well else "–" if finding.is_optional else "✗"
-    print_line(f"{mark} {finding.subject}: {finding.observation}")
-    if finding.hint:
-        print_line(f"    {finding.hint}")
+def print_findings(findings: Iterable[Finding], *, write: Callable[[str], None] = print_line) -> None:
+    """Print findings; a hint that several of them share, one after the other, stands once, below the last."""
+    for hint, sharing in groupby(findings, key=attrgetter("hint")):
+        for finding in sharing:
+            mark = "✓" if finding.is_well else "–" if finding.is_optional else "✗"
+            write(f"{mark} {finding.subject}: {finding.observation}")
+        if hint:
+            write(f"    {hint}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from scripts.chart.bundle import make_bundle
+from scripts.chart.notes import make_notes
 from scripts.chart.rendering import SEVERAL, SINGLE, compare, render
 from scripts.chart.templates import HEAD, make_templates
 from scripts.kubernetes import binaries, cache
@@ -40,6 +41,7 @@ def make_files() -> dict[Path, str]:
     templates = make_templates(single, several, build("openshift"))
     files = {CHART / "templates" / name: text for name, text in templates.items()}
     files |= {BUNDLE / name: text for name, text in make_bundle(single, several).items()}
+    files[CHART / "templates" / "NOTES.txt"] = make_notes()
     files[CHART / "Chart.yaml"] = HEAD + (
         "apiVersion: v2\nname: touchmark\ntype: application\n"
         "description: Mutual TLS in which certificates are bound to the program that opened the socket\n"

@@ -25,6 +25,7 @@ from cli.graph import graph
 from cli.main import app
 from cli.text import findings, summary
 from cli.text.exit_codes import EXIT_CODES
+from cli.text.help_text import split_help
 from cli.text.json_result import JsonResult, list_results
 from shared.model.adoption import explain, lint, program_queue
 from shared.model.wire import admin, sidecar_admin
@@ -80,7 +81,10 @@ def _describe(name: str, command: Any) -> str:
     arguments = [each for each in command.params if each.param_type_name == "argument"]
     options = [each for each in command.params if each.param_type_name == "option" and each.name not in _SHARED]
     usage = " ".join([f"touchmark {name}", *(_write_argument(each) for each in arguments)])
-    lines = [f"\n### `{usage}`\n\n{_flatten(command.help)}\n"]
+    paragraphs, examples = split_help(command.help)
+    lines = [f"\n### `{usage}`\n", *(f"\n{each}\n" for each in paragraphs)]
+    if examples:
+        lines.append("\nExamples:\n\n" + "".join(f"- `{each}`\n" for each in examples) + "\nOptions:\n" * bool(options))
     if options:
         lines.append("\n")
     lines += [f"- {_write_option(each)}\n" for each in options]
@@ -141,11 +145,11 @@ def _write_fields(kind: Any) -> str:
 
 def _write_argument(argument: Any) -> str:
     label = argument.metavar or argument.name.upper()
-    return label if argument.required else f"[{label}]"
+    return label if argument.required or label.startswith("[") else f"[{label}]"
 
 
 def _write_option(option: Any) -> str:
-    return f"`{'`, `'.join(option.opts)}`: {_flatten(option.help)}"
+    return f"`{'`, `'.join((*option.opts, *option.secondary_opts))}`: {_flatten(option.help)}"
 
 
 def _flatten(text: str | None) -> str:

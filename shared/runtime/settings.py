@@ -8,6 +8,8 @@ the environment over the file, the file over the default: each layer is a mappin
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -58,6 +60,23 @@ class Setting:
         return f"{self.help} ({'; '.join(more)})" if more else self.help
 
 
+class _Formatter(argparse.HelpFormatter):
+    """Asks for the terminal's width itself: ``argparse`` would import archives and compression for it, help or not."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=_terminal_columns() - 2)
+
+
+def _terminal_columns() -> int:
+    """Return what ``shutil.get_terminal_size`` says: the variable, the terminal's own, or 80."""
+    if (text := os.environ.get("COLUMNS", "")).isdecimal() and int(text):
+        return int(text)
+    try:
+        return os.get_terminal_size(sys.__stdout__.fileno()).columns or 80  # type: ignore[union-attr]
+    except (AttributeError, ValueError, OSError):
+        return 80  # No standard output, a closed one, or no terminal.
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise InputError(message, hint=f"see `{self.prog} --help`")
@@ -65,7 +84,7 @@ class _Parser(argparse.ArgumentParser):
 
 def make_parser(settings: Sequence[Setting], *, prog: str, description: str, epilog: str = "") -> _Parser:
     """Make the parser of the settings' options; its errors are ``InputError``."""
-    parser = _Parser(prog=prog, description=description, epilog=epilog, allow_abbrev=False)
+    parser = _Parser(prog=prog, description=description, epilog=epilog, allow_abbrev=False, formatter_class=_Formatter)
     for setting in settings:
         if not setting.options:
             continue

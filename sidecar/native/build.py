@@ -1,18 +1,15 @@
 """Compiles ``loop.c`` and what is beside it, one extension: ``python -m sidecar.native.build``. Runs on a bare Python.
 
 Belongs here: finding compiler and headers, flags, what is current already. Doesn't: using the result (``engine.py``).
-Nothing is compiled while the sidecar runs: ``make setup``, the image's build stage and the wheel's build call this.
+Nothing is compiled while the sidecar runs: ``make setup``, the image's build stage and the wheel's build call this. A
+sidecar beside its source asks for the digest alone, so that what only compiling takes is imported where it compiles.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import shlex
-import shutil
-import subprocess
 import sys
-import sysconfig
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -40,6 +37,10 @@ def find_compiler() -> list[str]:
     Raises:
         BuildError: there is none, or Python's headers are missing.
     """
+    import shlex
+    import shutil
+    import sysconfig
+
     headers = Path(sysconfig.get_path("include")) / "Python.h"
     if not headers.is_file():
         raise BuildError(f"Python's headers are missing ({headers}; Debian: apt install python3-dev)")
@@ -59,6 +60,9 @@ def build(folder: Path = FOLDER, *, flags: Sequence[str] = ()) -> Path:
     Raises:
         BuildError: it can't be compiled.
     """
+    import subprocess
+    import sysconfig
+
     target = folder / NAME
     name = digest(flags)
     # The digest is in the file, so that no second file can disagree with it.

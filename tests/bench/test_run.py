@@ -14,7 +14,7 @@ from bench.figures import Metric, summarise
 from bench.processes import Processes, own_python
 from bench.run import run_rounds
 from bench.subjects.subject import Backends, RunningSubject
-from bench.works import Scale, Work
+from bench.works import Scale, Task, Work, run_work
 
 
 @contextmanager
@@ -47,6 +47,8 @@ def test_a_subject_that_fails_has_no_figures_and_the_others_do(monkeypatch: pyte
     assert list(outcome.failures) == ["broken"]
     assert outcome.failures["broken"].startswith("start: ")
     assert any("✗ broken" in line for line in said)
+    assert said.count("  bulk: direct") == 2, "who waits doesn't see how far it is"
+    assert [line.startswith("  took ") for line in said].count(True) == 1
     figures = summarise(outcome.samples)
     assert {figure.subject for figure in figures} == {"direct"}
     assert {(figure.work, figure.metric) for figure in figures} == {
@@ -69,6 +71,29 @@ def test_a_process_that_ends_says_why(tmp_path: Path) -> None:
         processes.start("broken", [own_python(), "-c", "raise SystemExit('out of order')"])
         with pytest.raises(BenchError, match="broken ended with status 1: out of order"):
             processes.wait_until_listening("127.0.0.1", 1)
+
+
+def test_a_subject_that_ends_under_a_load_says_why(tmp_path: Path) -> None:
+    """The load finds only that it has ended, and a load generator not even that."""
+    checks = iter((None, BenchError("proxy ended with status -11: out of order")))
+
+    def check() -> None:
+        if (error := next(checks)) is not None:
+            raise error
+
+    nobody = 2**22 + 1  # Above the highest PID that the kernel gives.
+    subject = RunningSubject(http=("127.0.0.1", 1), sink=("127.0.0.1", 1), pids=(nobody,), check=check)
+    task = Task(work=Work.BULK, name="proxy", subject=subject, scale=Scale(bulk_mib=1), directory=tmp_path)
+    with pytest.raises(BenchError, match="status -11: out of order"):
+        run_work(task)
+
+
+@pytest.mark.usefixtures("web_server_without_nginx")
+def test_where_every_subject_has_failed_no_round_follows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench.run, "SUBJECTS", {"broken": run_broken})
+    said: list[str] = []
+    run_rounds(["broken"], [Work.BULK], rounds=9, scale=Scale(bulk_mib=1), say=said.append)
+    assert [line for line in said if line.startswith("round")] == ["round 1 of 9"]
 
 
 _WEB_SERVER = """

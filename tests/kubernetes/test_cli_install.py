@@ -165,6 +165,9 @@ def test_what_helm_has_installed_is_left_to_helm(
     )
     tried_kinds = {each["kind"] for each in yaml.safe_load_all(json.loads(tried)["manifest"]) if each}
     assert tried_kinds >= {"Deployment", "MutatingWebhookConfiguration", "ValidatingAdmissionPolicy"}
+    notes = json.loads(tried)["info"]["notes"]
+    assert "touchmark doctor -k --system-namespace release  " in notes, "Helm says what to do next"
+    assert "touchmark/ca" in notes, "and that the image is to be built"
     assert list_ours(server) == others, "a trial makes nothing"
 
     run_helm(tmp_path, "install", *release, *chart, "--create-namespace")

@@ -144,7 +144,7 @@ def test_a_mode_on_trial_goes_back_by_what_its_object_says(server: ApiServer) ->
 def test_one_workload_is_tried_for_a_while_where_the_others_have_a_mode_of_their_own(
     server: ApiServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What docs/how-to/explicit-mode.md does in the place of --for with --workload, which is refused in a cluster."""
+    """What docs/how-to/modes.md does in the place of --for with --workload, which is refused in a cluster."""
     namespace = f"tried-{uuid.uuid4().hex[:8]}"
     server.create_namespace(namespace)
     for account in ("web", "db"):

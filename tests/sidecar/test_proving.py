@@ -14,8 +14,9 @@ from shared.model.policy.rules import Mode, Requirement
 from shared.model.wire.messages import FromSidecar, ProgramSeen
 from sidecar.attest.facts import Attestation, AttestationError, Execution
 from sidecar.attest.netlink.sock_diag import KernelSocket
+from sidecar.loaded.looks import CodeLooks
 from sidecar.loaded.measured_code import Look
-from sidecar.proving import _ACCEPTING_S, _ACCEPTING_TURNS
+from sidecar.proving import _ACCEPTING_S, _ACCEPTING_TURNS, Acceptance
 from sidecar.sightings.reporting import Sightings
 from sidecar.sockets.address import Endpoint
 from tests.sidecar.little_ca import until
@@ -103,6 +104,26 @@ async def test_what_a_server_answered_that_has_closed_already_needs_its_listener
         pair.server.attestor.accepts = False
         await serve_one(pair, b"hi")
         assert pair.server.attestor.cleared == 1
+
+
+@pytest.mark.parametrize("accepts", [True, False], ids=["held", "closed with its answer"])
+async def test_an_answer_of_which_nothing_is_left_to_look_at_passes_at_once(
+    monkeypatch: pytest.MonkeyPatch, *, accepts: bool
+) -> None:
+    """Permissive mode: without another turn of the event loop, and without waking the story up."""
+    seen, look = list[tuple[bool, bool]](), Acceptance._look_at_answer
+
+    def look_and_see(acceptance: Acceptance) -> None:
+        look(acceptance)
+        seen.append((acceptance._is_open, acceptance._answered.done()))
+
+    monkeypatch.setattr(Acceptance, "_look_at_answer", look_and_see)
+    monkeypatch.setattr(CodeLooks, "take_turn", lambda *_: False)  # It would be looked at after the dial.
+    async with running_pair(echo) as pair:
+        pair.server.attestor.accepts = accepts
+        await serve_one(pair, b"hi")
+        assert pair.server.records[0].ending is Ending.FINISHED
+    assert seen == [(False, False)]
 
 
 @pytest.mark.parametrize("accepts_after", [None, 1 + len(_ACCEPTING_S) + _ACCEPTING_TURNS], ids=["at once", "late"])

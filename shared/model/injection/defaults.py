@@ -15,7 +15,20 @@ from dataclasses import dataclass
 from typing import Final
 
 from shared.model.injection.refusals import InjectionRefusedError
-from shared.model.injection.settings import BUILT_IN, KNOWN, NO_LIMIT, Settings, describe_unknown, read_settings
+from shared.model.injection.settings import (
+    BUILT_IN,
+    KNOWN,
+    LOG_FORMATS,
+    LOG_LEVELS,
+    MAX_CPU,
+    MAX_DRAIN_S,
+    MAX_MEMORY,
+    MIN_MEMORY_LIMIT,
+    NO_LIMIT,
+    Settings,
+    describe_unknown,
+    read_settings,
+)
 from shared.model.kubernetes.contract import (
     CPU_LIMIT,
     CPU_REQUEST,
@@ -29,6 +42,7 @@ from shared.model.kubernetes.contract import (
     INJECTED,
     LOG_FORMAT,
     LOG_LEVEL,
+    MAX_WORKERS,
     MEMORY_LIMIT,
     MEMORY_REQUEST,
     MTLS_DESTINATION_PORTS,
@@ -39,6 +53,25 @@ from shared.model.kubernetes.contract import (
 # ``touchmark.dev/inject`` is a namespace's label, and no default; `touchmark doctor` reports it as an annotation.
 _NO_DEFAULTS: Final = (INJECT, INJECTED)
 MAX_FAULTS: Final = 8
+# What a sidecar does that is told nothing of it. The model can't ask it; a test compares them.
+SIDECARS_OWN: Final = {DRAIN_SECONDS: "20", WORKERS: "1", LOG_LEVEL: "info", LOG_FORMAT: "json"}
+_PORTS: Final = "ports, as in 9090,9100"
+TAKES: Final = {
+    EXCLUDE_INBOUND_PORTS: _PORTS,
+    EXCLUDE_OUTBOUND_PORTS: _PORTS,
+    EXCLUDE_OUTBOUND_CIDRS: "networks, as in 10.0.0.0/8,2001:db8::/32",
+    MTLS_PORTS: _PORTS,
+    MTLS_DESTINATION_PORTS: _PORTS,
+    HOLD_CONNECTS: "false, auto, true, or ports, as in 514,601",
+    DRAIN_SECONDS: f"0 to {MAX_DRAIN_S}",
+    WORKERS: f"1 to {MAX_WORKERS}",
+    LOG_LEVEL: ", ".join(LOG_LEVELS),
+    LOG_FORMAT: ", ".join(LOG_FORMATS),
+    CPU_REQUEST: f"a quantity up to {MAX_CPU}",
+    CPU_LIMIT: f"a quantity up to {MAX_CPU}, or {NO_LIMIT}",
+    MEMORY_REQUEST: f"a quantity up to {MAX_MEMORY}",
+    MEMORY_LIMIT: f"a quantity from {MIN_MEMORY_LIMIT} to {MAX_MEMORY}",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,11 +97,13 @@ class ExplainedSetting:
         annotation: its name without our prefix.
         value: as it would be written; empty for none.
         source: ``pod``, ``namespace``, ``built-in``; ``adapted`` where the default would contradict the pod's others.
+        takes: what may be written there, for people.
     """
 
     annotation: str
     value: str
     source: str
+    takes: str
 
 
 def read_defaults(annotations: Mapping[str, str]) -> NamespaceDefaults:
@@ -110,7 +145,7 @@ def explain_settings(annotations: Mapping[str, str], defaults: NamespaceDefaults
         else:
             source = "namespace" if name in defaults.applied else "built-in"
         short = name.removeprefix(f"{GROUP}/")
-        explained.append(ExplainedSetting(annotation=short, value=values[name], source=source))
+        explained.append(ExplainedSetting(annotation=short, value=values[name], source=source, takes=TAKES[name]))
     return tuple(explained)
 
 
@@ -123,10 +158,10 @@ def _write(settings: Settings) -> dict[str, str]:
         MTLS_PORTS: _join(settings.mtls_ports),
         MTLS_DESTINATION_PORTS: _join(settings.mtls_destination_ports),
         HOLD_CONNECTS: _join(settings.hold_ports) or hold,
-        DRAIN_SECONDS: "" if settings.drain_s is None else str(settings.drain_s),
-        WORKERS: "" if settings.workers is None else str(settings.workers),
-        LOG_LEVEL: settings.log_level,
-        LOG_FORMAT: settings.log_format,
+        DRAIN_SECONDS: SIDECARS_OWN[DRAIN_SECONDS] if settings.drain_s is None else str(settings.drain_s),
+        WORKERS: SIDECARS_OWN[WORKERS] if settings.workers is None else str(settings.workers),
+        LOG_LEVEL: settings.log_level or SIDECARS_OWN[LOG_LEVEL],
+        LOG_FORMAT: settings.log_format or SIDECARS_OWN[LOG_FORMAT],
         CPU_REQUEST: settings.cpu_request,
         CPU_LIMIT: settings.cpu_limit or NO_LIMIT,
         MEMORY_REQUEST: settings.memory_request,

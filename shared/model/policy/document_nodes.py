@@ -9,7 +9,6 @@ numbers are decimal.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -278,5 +277,7 @@ def _quote(text: str) -> str:
 
 
 def _suggest(text: str, choices: Sequence[str]) -> str:
+    import difflib  # Only for who has made a mistake: a sidecar reads its configuration with this module.
+
     close = difflib.get_close_matches(text[:80], choices, n=1)
     return f"did you mean `{close[0]}`?" if close else ""

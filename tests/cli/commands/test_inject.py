@@ -183,11 +183,16 @@ def test_explain_lists_each_setting_with_its_source(tmp_path: Path, capsys: pyte
     assert inject(tmp_path, text, "-n", "shop", "--explain", "--json") == ExitCode.SUCCESS
     [pod] = json.loads(capsys.readouterr().out)["pods"]
     assert (pod["namespace"], len(pod["faults"])) == ("shop", 1)
-    assert {"annotation": "log-level", "value": "debug", "source": "namespace"} in pod["settings"]
-    assert {"annotation": "sidecar-memory", "value": "64Mi", "source": "built-in"} in pod["settings"]
+    told = {each["annotation"]: each for each in pod["settings"]}
+    level = {"value": "debug", "source": "namespace", "takes": "debug, info, warning, error"}
+    assert told["log-level"] == {"annotation": "log-level", **level}
+    assert (told["sidecar-memory"]["value"], told["sidecar-memory"]["source"]) == ("64Mi", "built-in")
     assert inject(tmp_path, text, "-n", "shop", "--explain") == ExitCode.SUCCESS
     printed = capsys.readouterr().out
     assert "log-level" in printed and "kind: Deployment" not in printed
+    rows = [line.split() for line in printed.splitlines()]
+    assert ["mtls-ports", "-", "built-in", "ports,", "as", "in", "9090,9100"] in rows, "no value is blank"
+    assert ["drain-seconds", "20", "built-in", "0", "to", "3600"] in rows
     assert inject(tmp_path, REFUSED, "--explain") == ExitCode.CHECK_FAILED
 
 

@@ -111,6 +111,25 @@ def test_what_would_be_approved_with_a_program_is_shown_and_asked_about(
     ]  # fmt: skip
 
 
+def test_of_many_loaded_objects_the_queue_shows_the_oddest_and_an_approval_all(
+    shop: FakeCA, capsys: pytest.CaptureFixture[str]
+) -> None:
+    usual = [LoadedObject(path=f"/usr/lib/lib{number:02}.so", digest="77" * 32) for number in range(35)]
+    code = LoadedCode(objects=(*usual, LoadedObject(path="/var/tmp/evil.so", digest="66" * 32)))
+    nginx = QUEUE.waiting[0]
+    nginx = msgspec.structs.replace(nginx, seen=msgspec.structs.replace(nginx.seen, code=code))
+    shop.answers["GET /v1/programs/queue"] = msgspec.structs.replace(QUEUE, waiting=(nginx,))
+    assert run(["program", "queue", "shop"]) == ExitCode.SUCCESS
+    shown = capsys.readouterr().out
+    assert (shown.count(".so"), "/var/tmp/evil.so" in shown, "36 objects" in shown) == (5, True, True)
+    assert "and 31 more: --loaded lists them" in shown
+    assert run(["program", "queue", "shop", "--loaded"]) == ExitCode.SUCCESS
+    shown = capsys.readouterr().out
+    assert (shown.count(".so"), "more" in shown) == (36, False)
+    assert run(["program", "approve", NGINX]) == ExitCode.REFUSED
+    assert capsys.readouterr().out.count(".so") == 36, "nobody approves what wasn't shown"
+
+
 def test_first_digits_and_images_are_asked_about(shop: FakeCA, capsys: pytest.CaptureFixture[str]) -> None:
     for words in ([NGINX[:8]], ["--image", IMAGE]):
         assert run(["program", "approve", *words]) == ExitCode.REFUSED

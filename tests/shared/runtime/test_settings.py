@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+
 import pytest
 
 from shared.model.errors import InputError
@@ -71,3 +73,14 @@ def test_help_shows_defaults_and_what_is_repeatable(capsys: pytest.CaptureFixtur
     assert "100% a port (default: 7)" in shown
     assert "further names (repeatable)" in shown
     assert "never an option" not in shown
+
+
+@pytest.mark.parametrize("text", ["", "0", "many", "60", "200"])
+def test_help_is_as_wide_as_shutil_says(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which isn't imported for it: every sidecar would have its archives' and compression's modules in memory."""
+    monkeypatch.setenv("COLUMNS", text)
+    settings = (Setting(name="long", options=("--long",), help="word " * 60),)
+    parser = make_parser(settings, prog="prog", description="")
+    mine = parser.format_help()
+    parser.formatter_class = argparse.HelpFormatter
+    assert mine == parser.format_help()

@@ -47,6 +47,18 @@ def test_the_sidecar_starts_without_what_it_never_uses() -> None:
     assert run("-c", code).strip() == "[]"
 
 
+def test_a_sidecar_that_was_built_here_and_reads_its_options_takes_no_compilers_or_archives_modules() -> None:
+    code = (
+        "import sys\nbefore = set(sys.modules)\nfrom sidecar.native.engine import load\nload()\n"
+        "from sidecar.settings.settings import parse_arguments\n"
+        "arguments = ['--ca', '127.0.0.1:1', '--state-directory', '/nowhere', '--tunnel-address', '127.0.0.2']\n"
+        "parse_arguments([*arguments, '--inbound', '127.0.0.2:2=127.0.0.1:3'], {})\n"
+        "import shared.model.policy.document_nodes\n"
+        "unused = {'difflib', 'shlex', 'shutil', 'sysconfig'}\nprint(sorted(unused & (set(sys.modules) - before)))"
+    )
+    assert run("-c", code).strip() == "[]"
+
+
 def test_a_sidecar_keeps_large_blocks_of_memory_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else what is freed of one stays with the thread that had it: 3 MiB and more of each sidecar."""
     told: list[str] = []

@@ -6,9 +6,10 @@ import difflib
 
 import pytest
 
-from shared.model.injection.defaults import MAX_FAULTS, explain_settings, read_defaults
+from shared.model.injection.defaults import MAX_FAULTS, SIDECARS_OWN, TAKES, explain_settings, read_defaults
 from shared.model.injection.refusals import InjectionRefusedError
 from shared.model.injection.settings import BUILT_IN, KNOWN, Settings, read_settings
+from sidecar.settings.configuration import Configuration
 
 P = "touchmark.dev/"
 
@@ -118,6 +119,30 @@ def test_an_explanation_says_whose_word_each_setting_is() -> None:
     assert explained["sidecar-cpu"] == ("50m", "built-in")
     assert explained["sidecar-cpu-limit"] == ("none", "built-in")
     assert len(explained) == len(KNOWN) - 2
+
+
+def test_an_explanation_says_what_the_sidecar_does_that_is_told_nothing() -> None:
+    own = Configuration()
+    values = {
+        "drain-seconds": f"{own.drain_s:g}",
+        "workers": str(own.workers),
+        "log-level": own.log_level,
+        "log-format": own.log_format.value,
+    }
+    assert values == {name.removeprefix(P): text for name, text in SIDECARS_OWN.items()}
+    explained = {each.annotation: each for each in explain_settings({}, read_defaults({}))}
+    assert {name: explained[name].value for name in values} == values
+    assert not explained["mtls-ports"].value
+
+
+@pytest.mark.parametrize("name", sorted(TAKES))
+def test_what_an_explanation_says_a_setting_takes_is_taken(name: str) -> None:
+    """Of a text with an example (``as in``) the example is tried, of another one each word, and both bounds."""
+    text = TAKES[name].removeprefix("a quantity ")
+    words = text.rpartition(" as in ")[2:] if " as in " in text else text.replace(", or ", ", ").split(", ")
+    for word in words:
+        for value in word.removeprefix("up to ").removeprefix("from ").split(" to "):
+            read_settings({name: value})
 
 
 def test_a_pods_own_fault_still_refuses_it() -> None:
