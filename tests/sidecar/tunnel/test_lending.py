@@ -183,7 +183,9 @@ async def test_a_turn_whose_answers_are_held_is_lent_and_its_first_answer_comes_
         for _ in range(5 * STEADY_CALLS):  # It isn't lent again before its answer may be read.
             await ask(turn)
         assert is_lent(turn) == [True, False]
+        assert turn.responder.find_lendable() is None
         turn.responder.release_answers()
+        assert turn.responder.find_lendable() is not None
         assert await loop.sock_recv(turn.app, 100) == b"answer"
         await ask_until_lent(turn)
 
