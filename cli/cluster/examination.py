@@ -29,10 +29,15 @@ OLDEST_KUBERNETES: Final = (1, 30)
 
 
 def examine_cluster(snapshot: ClusterSnapshot, *, own_version: str) -> list[Finding]:
-    """Return all findings, the installation first."""
+    """Return all findings, the installation first; where there is none, nothing else: each check would say the same."""
     findings = [
         examine_version(snapshot.version),
         *([] if snapshot.api_skew_s is None else [examine_skew("this machine", "the API server", snapshot.api_skew_s)]),
+    ]
+    if _is_absent(snapshot):
+        hint = "`touchmark doctor --pre` says whether it can be installed, `touchmark install` installs it"
+        return [*findings, Finding(subject="installation", is_well=False, observation="there is none", hint=hint)]
+    findings += [
         *([] if snapshot.ca_skew_s is None else [examine_skew("this machine", "the CA", snapshot.ca_skew_s)]),
         _examine_definitions(snapshot),
         _examine_webhook(snapshot),
@@ -50,6 +55,16 @@ def examine_cluster(snapshot: ClusterSnapshot, *, own_version: str) -> list[Find
         if finding.subject != "injection" or not has_pods:  # Else the pods themselves have just shown it.
             findings.append(finding)
     return findings
+
+
+def _is_absent(snapshot: ClusterSnapshot) -> bool:
+    """Return whether a cluster has nothing of Touchmark; what can't be asked may be there."""
+    return (
+        not isinstance(snapshot.definitions, TouchmarkError)
+        and all(definition is None for definition in snapshot.definitions.values())
+        and snapshot.webhook is None
+        and not snapshot.ca_pods
+    )
 
 
 def examine_version(version: str) -> Finding:

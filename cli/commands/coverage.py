@@ -66,6 +66,9 @@ def show_coverage(workloads: Sequence[WorkloadCoverage], *, now: float) -> None:
         format_coverage(workloads, now=now),
         empty="no workload of this namespace has ever reported: nothing is known of it",
     )
+    sharing: dict[str, list[str]] = {}  # In a new mesh all workloads have the same: never seen at night, or on Sundays.
     for workload in workloads:
         for gap in workload.gaps:
-            print_line(f"{workload.workload}: {gap}")
+            sharing.setdefault(gap, []).append(str(workload.workload))
+    for gap, names in sharing.items():
+        print_line(f"{', '.join(names)}: {gap}")

@@ -47,7 +47,10 @@ def lint(
     context: typer.Context,
     subjects: Annotated[
         list[str] | None,
-        typer.Argument(help="YAML files (- for standard input), or namespaces; all that are in force by default."),
+        typer.Argument(
+            metavar="[FILE|NAMESPACE]…",
+            help="YAML files (- for standard input), or namespaces; all that are in force by default.",
+        ),
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Also fail for warnings.")] = False,
     as_json: options.Json = False,

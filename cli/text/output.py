@@ -15,6 +15,8 @@ from shared.model.errors import TouchmarkError
 
 MAX_NAMED: Final = 5
 _PIPED_WIDTH = 4096  # No row of ours is that wide, so that none is folded.
+_MIN_FOLDED: Final = 20  # A cell is folded into no fewer characters: a time has 20, most reasons and names fewer.
+_GAP: Final = 2  # Between columns.
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -41,29 +43,46 @@ def print_note(text: str) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, empty: str) -> None:
-    """Print rows under their headings, or ``empty`` when there are none. Nothing is cut off when piped."""
+    """Print rows under their headings, or ``empty`` when there are none. Nothing is cut off.
+
+    On a terminal that is too narrow, columns that say nothing are left out, and long cells are folded. Where that isn't
+    enough, lines run on beyond its edge, as those of kubectl do: folded into six letters, no cell can be read.
+    """
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    count = 0
-    for row in rows:
-        table.add_row(*(Text(escape(cell)) for cell in row))
-        count += 1
-    if count:
-        make_console().print(table)
-    else:
+    # By column, each with its heading first.
+    cells = [list(column) for column in zip(columns, *([escape(cell) for cell in row] for row in rows), strict=True)]
+    if all(len(column) == 1 for column in cells):
         print_line(empty)
+        return
+    console = make_console()
+    if _measure(cells) > console.width:
+        cells = [column for column in cells if any(cell not in ("", "-") for cell in column[1:])] or cells
+    if _measure(cells, most=_MIN_FOLDED) > console.width:
+        console = make_console(width=_PIPED_WIDTH)
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for heading, *rest in cells:
+        is_short = _measure([(heading, *rest)]) - _GAP <= _MIN_FOLDED
+        table.add_column(heading, overflow="fold", no_wrap=is_short)
+    for row in zip(*(column[1:] for column in cells), strict=True):
+        table.add_row(*map(Text, row))
+    console.print(table)
 
 
-def make_console(*, stderr: bool = False) -> Console:
-    """Make a console; a pipe gets wide lines, so that scripts find whole values."""
+def _measure(columns: Iterable[Sequence[str]], *, most: int = _PIPED_WIDTH) -> int:
+    """Return how wide columns are next to one another, none of them wider than ``most``."""
+    from rich.cells import cell_len
+
+    return sum(min(most, max(map(cell_len, column))) + _GAP for column in columns)
+
+
+def make_console(*, stderr: bool = False, width: int | None = None) -> Console:
+    """Make a console, as wide as its terminal; a pipe gets wide lines, so that scripts find whole values."""
     from rich.console import Console
 
     stream = sys.stderr if stderr else sys.stdout
-    return Console(stderr=stderr, width=None if stream.isatty() else _PIPED_WIDTH, highlight=False)
+    return Console(stderr=stderr, width=width if stream.isatty() else _PIPED_WIDTH, highlight=False)
 
 
 def print_error(error: TouchmarkError, *, as_json: bool) -> None:

@@ -103,6 +103,15 @@ def test_what_may_not_be_asked_is_unknown_and_no_fault(field: str) -> None:
     assert finding.hint == "ask for the right"
 
 
+def test_where_nothing_is_installed_nothing_else_is_said() -> None:
+    nothing: dict[str, Any] = {"definitions": {"x": None}, "webhook": None, "ca_pods": []}
+    [finding] = find_faults(change(**nothing, observed=ERROR, admission_policies={TOKENS: (None, None)}))
+    assert (finding.subject, finding.observation, finding.is_optional) == ("installation", "there is none", False)
+    assert "`touchmark install`" in finding.hint
+    for part in nothing:
+        assert len(find_faults(change(**{**nothing, part: ERROR}))) > 1, "what can't be asked may be there"
+
+
 def test_an_explicit_mode_that_no_object_says_is_named() -> None:
     """A MeshPolicy that is deleted leaves it in force, as does a namespace that is deleted and made again."""
     (finding,) = find_faults(change(saying=frozenset({"bank"})))

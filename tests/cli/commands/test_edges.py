@@ -73,6 +73,19 @@ def test_coverage_says_each_gap(ca: FakeCA, capsys: pytest.CaptureFixture[str]) 
     assert json.loads(capsys.readouterr().out)["workloads"][0]["gaps"] == ["nothing was seen"]
 
 
+def test_a_gap_that_workloads_share_stands_once(ca: FakeCA, capsys: pytest.CaptureFixture[str]) -> None:
+    workloads = tuple(
+        WorkloadCoverage(
+            workload=name, pods=1, from_start=1, silent=0, restarts=0, records=1, lost=0, lossy_hours=0, hours_seen=1,
+            hours_of_day=(9,), weekdays=(0,), newest=0.0, gaps=gaps,
+        )
+        for name, gaps in (("shop/db", ("never seen on Sunday",)), ("shop/web", ("late", "never seen on Sunday")))
+    )  # fmt: skip
+    ca.answers["GET /v1/namespaces/shop/coverage"] = CoverageList(namespace="shop", since=0.0, workloads=workloads)
+    assert run(["coverage", "shop"]) == ExitCode.SUCCESS
+    assert capsys.readouterr().out.splitlines()[-2:] == ["shop/db, shop/web: never seen on Sunday", "shop/web: late"]
+
+
 @pytest.mark.parametrize(
     ("form", "begins"), [("svg", "<svg "), ("dot", 'digraph "shop" {'), ("mermaid", "flowchart LR"), ("json", "{")]
 )

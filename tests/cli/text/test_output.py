@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import sys
+
 import msgspec
 import pytest
 
@@ -17,6 +20,41 @@ def test_json_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
 def test_markup_in_a_cell_is_only_text_and_nothing_is_cut(capsys: pytest.CaptureFixture[str]) -> None:
     print_table(("A",), [("[red]" + "x" * 150,)], empty="none")
     assert "[red]" + "x" * 150 in capsys.readouterr().out
+
+
+def show(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *, width: int) -> list[str]:
+    """Print a table of four columns to a terminal."""
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    for name, value in (("COLUMNS", str(width)), ("LINES", "40"), ("TERM", "xterm")):
+        monkeypatch.setenv(name, value)
+    rows = [("2026-11-30 11:45:21Z", "program_not_approved", "-", "/usr/libexec/a/long/path/to/the/program")]
+    print_table(("TIME", "REASON", "RULE", "PATH"), rows * 2, empty="none")
+    return [re.sub(r"\x1b\[[0-9;]*m", "", line).rstrip() for line in capsys.readouterr().out.splitlines()]
+
+
+def test_a_table_that_fits_its_terminal_has_all_its_columns(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = show(monkeypatch, capsys, width=120)
+    assert (len(lines), lines[0].split()) == (3, ["TIME", "REASON", "RULE", "PATH"])
+
+
+def test_a_narrow_terminal_costs_columns_that_say_nothing_then_long_cells_are_folded_and_no_words_torn(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = show(monkeypatch, capsys, width=84)
+    assert (len(lines), lines[0].split()) == (3, ["TIME", "REASON", "PATH"])
+    lines = show(monkeypatch, capsys, width=70)
+    assert (len(lines), max(map(len, lines)) <= 70) == (5, True)
+    assert lines[1].startswith("2026-11-30 11:45:21Z  program_not_approved  /usr/")
+
+
+def test_what_a_terminal_is_far_too_narrow_for_runs_on_beyond_its_edge(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = show(monkeypatch, capsys, width=60)
+    assert len(lines) == 3
+    assert lines[1] == "2026-11-30 11:45:21Z  program_not_approved  /usr/libexec/a/long/path/to/the/program"
 
 
 def test_an_empty_table_says_so(capsys: pytest.CaptureFixture[str]) -> None:
