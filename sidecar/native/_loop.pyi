@@ -76,13 +76,15 @@ class Loop:
 
     def __new__(cls, read: int, write: int, get_error: int, clear: int, /) -> Loop: ...
     def send(
-        self, tls: int, source: int, epoch: int, room: int, /
+        self, tls: int, source: int, epoch: int, room: int, tunnel: int, /
     ) -> tuple[int, int, int, list[bytes] | None, int, int]:
         """Read ``source`` and write DATA frames of ``epoch``, or with -1 no frames, as TLS records.
 
         Arguments:
             tls: address of the SSL object.
             room: bytes that may still be encrypted with this key; the record that passes it is the last.
+            tunnel: the socket that TLS writes to, or -1. Where it is TCP's, several records leave it together, at the
+                latest when the call returns.
 
         Returns:
             status: WAITING, ENDED, BROKEN (``errno``), BLOCKED, LIMIT, FAILED (``result`` of SSL_write, ``errno``).
@@ -151,7 +153,7 @@ class Mover:
 
     def lend(
         self, tls: int, application: int, tunnel: int, epoch: int, send_room: int, receive_room: int,
-        proof: Proof | None, /,
+        proof: Proof | None, is_held: bool, /,
     ) -> int:  # fmt: skip
         """Have the thread do for both directions what ``Loop.send`` and ``Loop.receive`` do; return the stay's number.
 
@@ -159,6 +161,7 @@ class Mover:
 
         Arguments:
             proof: is looked at before each budget; None: nothing is.
+            is_held: the application isn't read: once it can be, or has ended, the connection comes back.
 
         Raises:
             OSError: the kernel doesn't wait for one more, or there is no memory.
@@ -176,8 +179,10 @@ class Mover:
         Returns:
             taken, send_used: bytes from the application, and of this end's key.
             written, receive_used: bytes that the application has taken, and of the peer's key.
-            upward: if that direction ended the stay, as of ``Loop.send``: status, rest, result, errno, OpenSSL's error.
-            downward: likewise, as of ``Loop.receive``: rest, left, broken, result, errno, OpenSSL's error.
+            upward: if that direction ended the stay, or waits for the tunnel (BLOCKED), as of ``Loop.send``: status,
+                rest, result, errno, OpenSSL's error.
+            downward: likewise, as of ``Loop.receive``: rest, left, broken, result, errno, OpenSSL's error. What only
+                waits for the application is the rest alone.
 
         Raises:
             MemoryError: bytes are lost.

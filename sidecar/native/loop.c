@@ -49,13 +49,8 @@ int read_address(PyObject *value, void **address) {
 }
 
 /* TLS object, descriptor, epoch or -1, room of the key. */
-static int read_arguments(PyObject *const *arguments, Py_ssize_t count, void **tls, int *fd, int *epoch,
-                          long long *room) {
+static int read_arguments(PyObject *const *arguments, void **tls, int *fd, int *epoch, long long *room) {
     long long number;
-    if (count != 4) {
-        PyErr_SetString(PyExc_TypeError, "four arguments: tls, descriptor, epoch, room");
-        return 0;
-    }
     if (!read_address(arguments[0], tls) || !read_number(arguments[1], 0, INT_MAX, &number))
         return 0;
     *fd = (int)number;
@@ -104,17 +99,21 @@ PyObject *tuple_of(PyObject **items, int count) {
     return tuple;
 }
 
-PyDoc_STRVAR(send_doc, "send(tls, source, epoch, room) -> (status, taken, used, rest, result, errno)");
+PyDoc_STRVAR(send_doc, "send(tls, source, epoch, room, tunnel) -> (status, taken, used, rest, result, errno)");
 
 static PyObject *loop_send(PyObject *self, PyObject *const *arguments, Py_ssize_t count) {
     void *tls;
     int source, epoch;
-    long long room;
-    if (!read_arguments(arguments, count, &tls, &source, &epoch, &room))
+    long long room, tunnel;
+    if (count != 5) {
+        PyErr_SetString(PyExc_TypeError, "five arguments: tls, source, epoch, room, tunnel");
+        return NULL;
+    }
+    if (!read_arguments(arguments, &tls, &source, &epoch, &room) || !read_number(arguments[4], -1, INT_MAX, &tunnel))
         return NULL;
     Sent sent = {.status = WAITING, .result = 1};
     Py_BEGIN_ALLOW_THREADS
-    send_all(&((const Loop *)self)->tls, tls, source, epoch, room, &sent);
+    send_all(&((const Loop *)self)->tls, tls, source, (int)tunnel, epoch, room, &sent);
     Py_END_ALLOW_THREADS
     if (sent.status == FAILED)
         forget_rest(epoch, &sent);
@@ -132,7 +131,11 @@ static PyObject *loop_receive(PyObject *self, PyObject *const *arguments, Py_ssi
     void *tls;
     int sink, epoch;
     long long room;
-    if (!read_arguments(arguments, count, &tls, &sink, &epoch, &room))
+    if (count != 4) {
+        PyErr_SetString(PyExc_TypeError, "four arguments: tls, sink, epoch, room");
+        return NULL;
+    }
+    if (!read_arguments(arguments, &tls, &sink, &epoch, &room))
         return NULL;
     Received received = {.result = 1};
     Py_BEGIN_ALLOW_THREADS

@@ -2,7 +2,8 @@
  *
  * Belongs here: who owns a connection, waiting, and the look at the local program before each budget. Doesn't: the moves
  * (moves.c), Python (mover_type.c), and anything that isn't plain DATA: such a connection comes back with what is left
- * over, and the Python code goes on where this stopped.
+ * over, and the Python code goes on where this stopped. A sink that takes no more is waited for here: what it didn't take
+ * is kept, and its source isn't read until then.
  *
  * A connection has one owner at any time. Lending and recalling are the only synchronisation: the thread says under the
  * mutex which connection it serves, and a recall waits for that one alone, for one budget at most. What epoll has
@@ -17,6 +18,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -59,24 +61,79 @@ static unsigned char *keep(Lent *lent, const unsigned char *start, size_t size) 
     return copy;
 }
 
+/* Keep the records that wait, so that they are slots from the first one on. */
+static void keep_records(Lent *lent, Sent *sent) {
+    const int first = sent->first;
+    lent->records = keep(lent, slot(first), (size_t)(sent->past - first) * RECORD_BYTES);
+    for (int index = first; index < sent->past; index++)
+        sent->sizes[index - first] = sent->sizes[index];
+    sent->first = 0;
+    sent->past -= first;
+}
+
 static void move_up(const Mover *mover, Lent *lent) {
+    const int was_full = lent->full & UPWARD;
+    const long long room = lent->send_room - lent->send_used;
     Sent sent = {.status = WAITING, .result = 1};
-    send_all(&mover->tls, lent->tls, lent->application, lent->epoch, lent->send_room - lent->send_used, &sent);
+    if (was_full) {
+        sent = lent->sent;
+        sent.status = WAITING;
+        sent.result = 1;
+        sent.code = 0;
+        sent.taken = sent.used = 0;
+        mover->tls.clear();
+        /* What TLS has begun goes first, though a part of it has used the room up. */
+        write_slots(&mover->tls, lent->tls, lent->records, room < 0 ? 0 : room, &sent);
+    } else {
+        send_all(&mover->tls, lent->tls, lent->application, lent->tunnel, lent->epoch, room, &sent);
+    }
     if (sent.status == FAILED) {
         forget_rest(lent->epoch, &sent);
         lent->error = mover->take_error();
     }
     atomic_fetch_add_explicit(&lent->taken, sent.taken, memory_order_relaxed);
     lent->send_used += sent.used;
-    if (sent.status == WAITING)
+    if (!was_full && sent_has_rest(&sent))
+        keep_records(lent, &sent);
+    lent->sent = sent;
+    lent->full &= ~UPWARD;
+    if (sent.status == BLOCKED && !lent->is_lost) {
+        lent->full |= UPWARD;
+    } else if (sent.status != WAITING) {
+        lent->left_by = UPWARD;
+    } else if (was_full) {
+        free(lent->records);
+        lent->records = NULL;
+    }
+}
+
+/* Write to the application what it didn't take. */
+static void write_rest(Lent *lent) {
+    ssize_t written = send(lent->application, lent->rest + lent->rest_written,
+                           lent->received.rest - lent->rest_written, MSG_NOSIGNAL | MSG_DONTWAIT);
+    if (written < 0) {
+        if (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR)
+            return;
+        lent->received.broken = errno;
+        lent->left_by = DOWNWARD;
+        written = 0;
+        lent->received.rest = lent->rest_written; /* As when the loop's first write fails: it is of no use any more. */
+    }
+    atomic_fetch_add_explicit(&lent->written, written, memory_order_relaxed);
+    lent->rest_written += (size_t)written;
+    if (lent->rest_written < lent->received.rest)
         return;
-    lent->left_by = UPWARD;
-    lent->end.sent = sent;
-    if (sent_has_rest(&sent))
-        lent->rest = keep(lent, slot(sent.first), (size_t)(sent.past - sent.first) * RECORD_BYTES);
+    lent->full &= ~DOWNWARD;
+    free(lent->rest);
+    lent->rest = NULL;
+    lent->received.rest = lent->rest_written = 0;
 }
 
 static void move_down(const Mover *mover, Lent *lent) {
+    if (lent->full & DOWNWARD) {
+        write_rest(lent);
+        return;
+    }
     Received received = {.result = 1};
     receive_all(&mover->tls, lent->tls, lent->application, lent->epoch, lent->receive_room - lent->receive_used,
                 &received);
@@ -84,28 +141,49 @@ static void move_down(const Mover *mover, Lent *lent) {
         lent->error = mover->take_error();
     atomic_fetch_add_explicit(&lent->written, received.written, memory_order_relaxed);
     lent->receive_used += received.used;
-    if (received.rest == 0 && received.start >= received.end && received.broken == 0 && received.result == 1 &&
-        lent->receive_used <= lent->receive_room)
+    const int is_plain = received.start >= received.end && received.broken == 0 && received.result == 1 &&
+                         lent->receive_used <= lent->receive_room;
+    if (received.rest == 0 && is_plain)
         return;
-    lent->left_by = DOWNWARD;
-    lent->end.received = received;
+    lent->received = received;
     lent->rest = keep(lent, buffer, received.rest);
     lent->left = keep(lent, buffer + received.start, received.end - received.start);
+    if (is_plain && !lent->is_lost)
+        lent->full |= DOWNWARD;
+    else
+        lent->left_by = DOWNWARD;
+}
+
+/* Wait for what a connection can do now. False with errno. */
+static int watch(const Mover *mover, const Lent *lent, int operation) {
+    const uint64_t data = (uint64_t)lent->generation << 32 | (uint64_t)lent->index << 1;
+    const uint32_t up = lent->full & UPWARD, down = lent->full & DOWNWARD;
+    struct epoll_event application = {.events = EPOLLRDHUP | (up ? 0 : EPOLLIN) | (down ? EPOLLOUT : 0), .data.u64 = data};
+    struct epoll_event tunnel = {.events = EPOLLRDHUP | (down ? 0 : EPOLLIN) | (up ? EPOLLOUT : 0), .data.u64 = data | 1};
+    return epoll_ctl(mover->epoll, operation, lent->application, &application) == 0 &&
+           epoll_ctl(mover->epoll, operation, lent->tunnel, &tunnel) == 0;
 }
 
 /* Move one budget. False when the connection has to go back. */
 static int serve(const Mover *mover, Lent *lent, int is_tunnel, uint32_t events) {
     /* An end or an error is Python's, before its last bytes are read: END shares their record. */
-    if (events != EPOLLIN)
+    if (events & ~(uint32_t)(EPOLLIN | EPOLLOUT))
         return 0;
+    if (lent->is_held && !is_tunnel && events & EPOLLIN)
+        return 0;
+    /* One direction at a time; what epoll reported before a sink was full is of no meaning any more. */
+    const int full = lent->full, out = is_tunnel ? UPWARD : DOWNWARD, in = is_tunnel ? DOWNWARD : UPWARD;
+    const int direction = events & EPOLLOUT && full & out ? out : events & EPOLLIN && !(full & in) ? in : NEITHER;
+    if (direction == NEITHER)
+        return 1;
     long long now = read_clock();
     if (now > atomic_load_explicit(&mover->allowed_until_ns, memory_order_relaxed) || !is_proven(lent->proof, now))
         return 0;
-    if (is_tunnel)
+    if (direction == DOWNWARD)
         move_down(mover, lent);
     else
         move_up(mover, lent);
-    return lent->left_by == NEITHER;
+    return lent->left_by == NEITHER && (lent->full == full || watch(mover, lent, EPOLL_CTL_MOD));
 }
 
 /* ---- the thread ------------------------------------------------------------------------------------------------- */
@@ -167,11 +245,6 @@ static void *run(void *argument) {
 
 /* ---- who lends -------------------------------------------------------------------------------------------------- */
 
-static int watch(const Mover *mover, int fd, uint64_t data) {
-    struct epoll_event event = {.events = EPOLLIN | EPOLLRDHUP, .data.u64 = data};
-    return epoll_ctl(mover->epoll, EPOLL_CTL_ADD, fd, &event);
-}
-
 int mover_start(Mover *mover) {
     mover->epoll = mover->wake = mover->notify = -1;
     mover->epoll = epoll_create1(EPOLL_CLOEXEC);
@@ -181,7 +254,8 @@ int mover_start(Mover *mover) {
         mover->notify = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     pthread_mutex_init(&mover->mutex, NULL);
     pthread_cond_init(&mover->served, NULL);
-    if (mover->notify < 0 || watch(mover, mover->wake, WAKE) < 0)
+    struct epoll_event woken = {.events = EPOLLIN, .data.u64 = WAKE};
+    if (mover->notify < 0 || epoll_ctl(mover->epoll, EPOLL_CTL_ADD, mover->wake, &woken) < 0)
         return errno;
     /* Signals are for the threads that run Python. */
     sigset_t all, before;
@@ -270,8 +344,7 @@ int mover_lend(Mover *mover, const Lent *what) {
     pthread_mutex_unlock(&mover->mutex);
     if (lent == NULL)
         return -1;
-    uint64_t data = (uint64_t)lent->generation << 32 | (uint64_t)lent->index << 1;
-    if (watch(mover, lent->application, data) < 0 || watch(mover, lent->tunnel, data | 1) < 0) {
+    if (!watch(mover, lent, EPOLL_CTL_ADD)) {
         int code = errno;
         epoll_ctl(mover->epoll, EPOLL_CTL_DEL, lent->application, NULL);
         mover_forget(mover, lent);
@@ -326,9 +399,10 @@ Lent *mover_recall(Mover *mover, int index) {
 }
 
 void mover_forget(Mover *mover, Lent *lent) {
+    free(lent->records);
     free(lent->rest);
     free(lent->left);
-    lent->rest = lent->left = NULL;
+    lent->records = lent->rest = lent->left = NULL;
     pthread_mutex_lock(&mover->mutex);
     lent->state = FREE;
     mover->unused[mover->unused_count++] = lent->index;

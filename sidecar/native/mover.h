@@ -23,7 +23,7 @@ typedef struct {
 
 enum { FREE = 0, MOVING = 1, RETURNED = 2 };
 
-/* Which direction ended a stay, with what is left over. */
+/* Which direction ended a stay, with what is left over; and a set of those whose sink takes no more at the moment. */
 enum { NEITHER = 0, UPWARD = 1, DOWNWARD = 2 };
 
 /* One connection. While it is MOVING only the thread touches its descriptors and its TLS object. */
@@ -34,18 +34,22 @@ typedef struct {
     uint32_t generation;
     void *tls;
     int application, tunnel, epoch;
+    int is_held; /* The application isn't read: once it can be, or has ended, the connection comes back. */
     long long send_room, receive_room;
     Proof *proof; /* Or NULL: nothing has to be looked at. */
     void *owner;  /* Of the proof, for the caller. */
     _Atomic long long taken, written;
     long long send_used, receive_used;
-    union {
-        Sent sent;
-        Received received;
-    } end;
-    unsigned long error; /* Of OpenSSL's queue in the thread. */
-    unsigned char *rest; /* Slots of `end.sent`, or what `end.received` calls the rest, ... */
-    unsigned char *left; /* ... and what it calls left. */
+    /* What waits is kept here until its sink takes it, one batch a direction, whose source isn't read until then; and
+     * what is left over at the end. */
+    int full;
+    Sent sent;
+    Received received;
+    unsigned long error;    /* Of OpenSSL's queue in the thread. */
+    unsigned char *records; /* Slots of `sent`, from its first when it was kept. */
+    unsigned char *rest;    /* What `received` calls the rest, ... */
+    size_t rest_written;    /* ... of which the application has taken so much, ... */
+    unsigned char *left;    /* ... and what it calls left. */
 } Lent;
 
 typedef struct {

@@ -90,24 +90,25 @@ static PyObject *mover_type_allow(PyObject *self, PyObject *argument) {
     return Py_NewRef(Py_None);
 }
 
-PyDoc_STRVAR(lend_doc, "lend(tls, application, tunnel, epoch, send_room, receive_room, proof) -> number");
+PyDoc_STRVAR(lend_doc, "lend(tls, application, tunnel, epoch, send_room, receive_room, proof, is_held) -> number");
 
 static PyObject *mover_type_lend(PyObject *self, PyObject *const *arguments, Py_ssize_t count) {
     MoverObject *object = (MoverObject *)self;
     Lent what = {.rest = NULL};
-    long long application, tunnel, epoch;
-    if (count != 7) {
-        PyErr_SetString(PyExc_TypeError, "seven arguments: tls, application, tunnel, epoch, two rooms, proof");
+    long long application, tunnel, epoch, is_held;
+    if (count != 8) {
+        PyErr_SetString(PyExc_TypeError, "eight arguments: tls, application, tunnel, epoch, two rooms, proof, is_held");
         return NULL;
     }
     if (!read_address(arguments[0], &what.tls) || !read_number(arguments[1], 0, INT_MAX, &application) ||
         !read_number(arguments[2], 0, INT_MAX, &tunnel) || !read_number(arguments[3], 0, 255, &epoch) ||
         !read_number(arguments[4], 0, LLONG_MAX, &what.send_room) ||
-        !read_number(arguments[5], 0, LLONG_MAX, &what.receive_room))
+        !read_number(arguments[5], 0, LLONG_MAX, &what.receive_room) || !read_number(arguments[7], 0, 1, &is_held))
         return NULL;
     what.application = (int)application;
     what.tunnel = (int)tunnel;
     what.epoch = (int)epoch;
+    what.is_held = (int)is_held;
     if (arguments[6] != Py_None) {
         if (Py_TYPE(arguments[6]) != (PyTypeObject *)proof_type) {
             PyErr_SetString(PyExc_TypeError, "the proof is none");
@@ -134,22 +135,25 @@ static PyObject *bytes_of(const unsigned char *start, size_t size) {
 }
 
 static PyObject *upward_of(const Lent *lent) {
-    if (lent->left_by != UPWARD)
+    const Sent *sent = &lent->sent;
+    if (lent->left_by != UPWARD && !(lent->full & UPWARD))
         return Py_NewRef(Py_None);
-    const Sent *sent = &lent->end.sent;
+    const unsigned char *records = lent->records;
+    if (records != NULL)
+        records += (size_t)sent->first * RECORD_BYTES;
     PyObject *items[] = {
-        PyLong_FromLong(sent->status), list_rest(lent->rest, sent), PyLong_FromLong(sent->result),
+        PyLong_FromLong(sent->status), list_rest(records, sent),           PyLong_FromLong(sent->result),
         PyLong_FromLong(sent->code),   PyLong_FromUnsignedLong(lent->error),
     };
     return tuple_of(items, sizeof items / sizeof *items);
 }
 
 static PyObject *downward_of(const Lent *lent) {
-    if (lent->left_by != DOWNWARD)
+    const Received *received = &lent->received;
+    if (lent->left_by != DOWNWARD && !(lent->full & DOWNWARD))
         return Py_NewRef(Py_None);
-    const Received *received = &lent->end.received;
     PyObject *items[] = {
-        bytes_of(lent->rest, received->rest),
+        bytes_of(lent->rest + lent->rest_written, received->rest - lent->rest_written),
         bytes_of(lent->left, received->end - received->start),
         PyLong_FromLong(received->broken),
         PyLong_FromLong(received->result),
@@ -282,6 +286,7 @@ static void mover_type_dealloc(PyObject *self) {
     for (int index = 0; index < object->mover.count; index++) {
         Lent *lent = object->mover.lent[index];
         if (lent->state != FREE) {
+            free(lent->records);
             free(lent->rest);
             free(lent->left);
             Py_XDECREF((PyObject *)lent->owner);

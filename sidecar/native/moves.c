@@ -2,6 +2,8 @@
 #include "moves.h"
 
 #include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <stddef.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -11,8 +13,7 @@ OF_THREAD unsigned char buffer[PLAIN_BYTES];
 
 /* ---- socket -> TLS ---------------------------------------------------------------------------------------------- */
 
-/* Write the slots that one read filled. False when the call has to return. */
-static int write_slots(const Tls *loop, void *tls, long long room, Sent *sent) {
+int write_slots(const Tls *loop, void *tls, const unsigned char *slots, long long room, Sent *sent) {
     for (; sent->first < sent->past; sent->first++, sent->offset = 0) {
         if (sent->used > room) {
             sent->status = LIMIT;
@@ -22,7 +23,7 @@ static int write_slots(const Tls *loop, void *tls, long long room, Sent *sent) {
         while (sent->offset < size) {
             size_t left = size - sent->offset;
             errno = 0;
-            int count = loop->write(tls, slot(sent->first) + sent->offset, (int)left);
+            int count = loop->write(tls, slots + (size_t)sent->first * RECORD_BYTES + sent->offset, (int)left);
             if (count <= 0 || (size_t)count > left) {
                 sent->code = errno;
                 sent->result = count <= 0 ? count : -1;
@@ -40,7 +41,15 @@ static int write_slots(const Tls *loop, void *tls, long long room, Sent *sent) {
     return 1;
 }
 
-void send_all(const Tls *loop, void *tls, int source, int epoch, long long room, Sent *sent) {
+/* Have the kernel wait for more before it sends a segment that isn't full, or send what waits: tcp(7), TCP_CORK. Each
+ * record would be a segment else, which wakes the peer up. False where the socket isn't TCP's. */
+static int set_cork(int tunnel, int value) {
+    return setsockopt(tunnel, IPPROTO_TCP, TCP_CORK, &value, sizeof value) == 0;
+}
+
+/* As `send_all`, which takes the cork out again. */
+static void send_corked(const Tls *loop, void *tls, int source, int tunnel, int epoch, long long room, Sent *sent,
+                        int *is_corked) {
     const size_t head = epoch < 0 ? 0 : HEADER_BYTES;
     const size_t most = RECORD_BYTES - head;
     struct iovec parts[SLOTS];
@@ -81,12 +90,21 @@ void send_all(const Tls *loop, void *tls, int source, int epoch, long long room,
             sent->sizes[sent->past] = size + head;
             left -= size;
         }
-        if (!write_slots(loop, tls, room, sent))
+        if (sent->past > 1 && tunnel >= 0 && !*is_corked)
+            *is_corked = set_cork(tunnel, 1);
+        if (!write_slots(loop, tls, buffer, room, sent))
             return;
         /* A short read was the last one for now: asking again costs a system call, being told again costs none. */
         if ((size_t)count < SLOTS * most || sent->taken >= BUDGET_BYTES)
             return;
     }
+}
+
+void send_all(const Tls *loop, void *tls, int source, int tunnel, int epoch, long long room, Sent *sent) {
+    int is_corked = 0;
+    send_corked(loop, tls, source, tunnel, epoch, room, sent, &is_corked);
+    if (is_corked)
+        set_cork(tunnel, 0);
 }
 
 /* Leave out of `taken` what TLS didn't take. */

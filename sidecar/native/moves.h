@@ -84,7 +84,10 @@ static inline int sent_has_rest(const Sent *sent) {
     return (sent->status == BLOCKED || sent->status == LIMIT) && sent->first < sent->past;
 }
 
-void send_all(const Tls *loop, void *tls, int source, int epoch, long long room, Sent *sent);
+/* Write records that wait, beginning at this slot: those that `sent` counts. False where it says why it has to return. */
+int write_slots(const Tls *loop, void *tls, const unsigned char *slots, long long room, Sent *sent);
+/* `tunnel`: the socket that TLS writes to, or -1. Several records of one call leave it together, where it is TCP's. */
+void send_all(const Tls *loop, void *tls, int source, int tunnel, int epoch, long long room, Sent *sent);
 void forget_rest(int epoch, Sent *sent);
 void receive_all(const Tls *loop, void *tls, int sink, int epoch, long long room, Received *received);
 void forward_all(int source, int sink, Forwarded *forwarded);

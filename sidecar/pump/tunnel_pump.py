@@ -162,8 +162,10 @@ class TunnelPump:
 
     def release_answers(self) -> None:
         """Responder: let pass what the application answers."""
-        if self._watch is not None:
-            self._watch.release_reading()
+        if self._watch is None or self.finished.done():
+            return
+        self._take_back()  # A watch that is lent can't begin to read.
+        self._watch.release_reading()
 
     def refuse(self, reason: Reason) -> None:
         """Responder: send REFUSE and discard what comes until the initiator's END."""
@@ -229,12 +231,12 @@ class TunnelPump:
     def find_lendable(self) -> Lendable | None:
         """Return what a mover needs, while both directions are open and nothing waits."""
         application, watch = self._application, self._watch
-        if application is None or watch is None or watch.is_held or not self._outgoing.is_lendable:
+        if application is None or watch is None or not watch.is_reading or not self._outgoing.is_lendable:
             return None
         if self._incoming.flow is not _OPEN or self.find_sink() < 0:
             return None
         try:
-            return Lendable(application.fileno(), watch, self._guard.find_proof())
+            return Lendable(application.fileno(), watch, self._guard.find_proof(), watch.is_held)
         except LookupError:
             return None
 

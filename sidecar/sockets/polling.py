@@ -144,6 +144,11 @@ class Watch:
         self._on_writable = None
 
     @property
+    def is_reading(self) -> bool:
+        """Whether anybody is told when the socket can be read, or who holds reads is."""
+        return self._on_readable is not None
+
+    @property
     def is_held(self) -> bool:
         """Whether reads are held."""
         return self._on_held is not None

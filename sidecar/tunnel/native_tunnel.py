@@ -55,11 +55,13 @@ class Lendable(NamedTuple):
         application: the descriptor that is read and written.
         watch: on it.
         proof: to be looked at before bytes pass; None: nothing has to be.
+        is_held: the application may not be read.
     """
 
     application: int
     watch: Watch
     proof: Proof | None
+    is_held: bool
 
 
 class PassingUser(TunnelUser, Protocol):
@@ -159,6 +161,7 @@ class NativeTunnel(Tunnel):
                 send_room,
                 receive_room,
                 lendable.proof,
+                lendable.is_held,
             )
         except BaseException as error:
             self._regain()
@@ -199,6 +202,10 @@ class NativeTunnel(Tunnel):
             return
         try:
             user.on_returned(taken, passed)
+            # What waits for its sink comes before what ended the stay, which may end all.
+            if downward is not None and (upward is None or upward[0] != _BLOCKED):
+                self._note_received(user, 0, *downward)
+                downward = None
             if upward is not None:
                 status, rest, result, code, error = upward
                 user.on_carried(self._note_carried(status, rest, result, code, error))
@@ -259,7 +266,9 @@ class NativeTunnel(Tunnel):
             epoch = self.turns.send(FrameType.DATA)
         if room < 0:
             room = self._find_room(self.sent)
-        status, taken, used, rest, result, code = self._native.send(self._tls.address, source, epoch, room)
+        status, taken, used, rest, result, code = self._native.send(
+            self._tls.address, source, epoch, room, self.connection.fileno()
+        )
         self.sent += used
         return self._note_carried(status, rest, result, code), taken
 

@@ -90,6 +90,22 @@ def socket_pair(buffer_bytes: int) -> tuple[socket.socket, socket.socket]:
     return near, far
 
 
+def tcp_pair() -> tuple[socket.socket, socket.socket]:
+    """Two sockets that are connected by TCP, neither of which waits for anything."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        near = socket.create_connection(listener.getsockname(), timeout=60)
+        far, _ = listener.accept()
+    for each in (near, far):
+        each.setblocking(False)
+        each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return near, far
+
+
+def is_corked(connection: socket.socket) -> bool:
+    """Whether the kernel waits for more before it sends a segment that isn't full."""
+    return connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_CORK) != 0
+
+
 def drain(connection: socket.socket) -> bytes:
     """Everything that is there."""
     came = bytearray()
@@ -129,16 +145,27 @@ def check_receive(module: ModuleType, records: list[bytes], *, buffer_bytes: int
 
 
 def check_send(
-    module: ModuleType, data: bytes, *, takes: list[int], room: int, stop_after: int | None, stop: int, epoch: int
+    module: ModuleType,
+    data: bytes,
+    *,
+    takes: list[int],
+    room: int,
+    stop_after: int | None,
+    stop: int,
+    epoch: int,
+    tunnel: socket.socket,
 ) -> None:
-    """What was read is in TLS or in the rest: each byte once, in order, in whole frames."""
+    """What was read is in TLS or in the rest: each byte once, in order, in whole frames. No cork stays."""
     tls = ScriptedTls(takes=takes, stop_after=stop_after, stop=stop)
     far, source = socket_pair(4 << 20)
     with source, far:
         sent = far.send(data)
         far.shutdown(socket.SHUT_WR)
-        status, taken, used, rest, _, _ = module.Loop(*tls.addresses).send(TLS, source.fileno(), epoch, room)
+        status, taken, used, rest, _, _ = module.Loop(*tls.addresses).send(
+            TLS, source.fileno(), epoch, room, tunnel.fileno()
+        )
         unread = drain(source)
+    assert not is_corked(tunnel)
     assert used == len(tls.written) + tls.writes * RECORD_OVERHEAD_BYTES
     stream = bytes(tls.written) + b"".join(rest or ())
     if status == module.FAILED:
@@ -194,7 +221,7 @@ def run_all(module: ModuleType) -> None:
     )
     def send(size: int, takes: list[int], room: int, stop_after: int | None, stop: int, epoch: int) -> None:
         data = (b"0123456789abcdefghijklmnopqrstuvwxyz" * (size // 36 + 1))[:size]
-        check_send(module, data, takes=takes, room=room, stop_after=stop_after, stop=stop, epoch=epoch)
+        check_send(module, data, takes=takes, room=room, stop_after=stop_after, stop=stop, epoch=epoch, tunnel=tunnel)
 
     @_bounded
     @given(st.integers(0, 600_000), st.sampled_from((1, 40_000, 4 << 20)))
@@ -202,7 +229,9 @@ def run_all(module: ModuleType) -> None:
         check_forward(module, (b"0123456789abcdefghi" * (size // 19 + 1))[:size], buffer_bytes=buffer_bytes)
 
     receive()
-    send()
+    tunnel, peer = tcp_pair()
+    with tunnel, peer:
+        send()
     forward()
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import errno
 import socket
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from sidecar.native.engine import load
 from sidecar.tls.key_limit import RECORD_OVERHEAD_BYTES
 from sidecar.tunnel.frames import HEADER, HEADER_BYTES, MAX_FRAME_BYTES, MAX_PAYLOAD_BYTES, FrameType
-from tests.sidecar.native.malformed import EPOCH, drain, socket_pair
+from tests.sidecar.native.malformed import EPOCH, drain, is_corked, socket_pair, tcp_pair
 from tests.sidecar.native.scripted_tls import SYSCALL, TLS, ScriptedTls
 
 if load() is None:
@@ -54,7 +55,7 @@ def test_what_the_socket_holds_becomes_one_frame_a_record(pair: Pair) -> None:
     near, far = pair
     far.send(bytes(3 * MAX_PAYLOAD_BYTES + 5))
     tls = ScriptedTls()
-    status, taken, used, rest, result, _ = loop_of(tls).send(TLS, near.fileno(), EPOCH, _ROOM)
+    status, taken, used, rest, result, _ = loop_of(tls).send(TLS, near.fileno(), EPOCH, _ROOM, -1)
     assert (status, taken, rest, result) == (_loop.WAITING, 3 * MAX_PAYLOAD_BYTES + 5, None, 1)
     assert bytes(tls.written) == frame(bytes(MAX_PAYLOAD_BYTES)) * 3 + frame(bytes(5))
     assert tls.writes == 4
@@ -68,22 +69,22 @@ def test_one_call_moves_one_budget_and_no_more_than_a_read_beyond(pair: Pair) ->
     sent = far.send(bytes(400_000))
     if sent <= _loop.BUDGET_BYTES + 4 * MAX_PAYLOAD_BYTES:
         pytest.fail(f"the kernel took only {sent} bytes")
-    _, taken, *_ = loop_of(ScriptedTls()).send(TLS, near.fileno(), EPOCH, _ROOM)
+    _, taken, *_ = loop_of(ScriptedTls()).send(TLS, near.fileno(), EPOCH, _ROOM, -1)
     assert _loop.BUDGET_BYTES <= taken < _loop.BUDGET_BYTES + 4 * MAX_PAYLOAD_BYTES
 
 
 def test_an_end_and_an_empty_socket_are_told_apart(pair: Pair) -> None:
     near, far = pair
     loop = loop_of(ScriptedTls())
-    assert loop.send(TLS, near.fileno(), EPOCH, _ROOM)[0] == _loop.WAITING
+    assert loop.send(TLS, near.fileno(), EPOCH, _ROOM, -1)[0] == _loop.WAITING
     far.close()
-    assert loop.send(TLS, near.fileno(), EPOCH, _ROOM)[0] == _loop.ENDED
+    assert loop.send(TLS, near.fileno(), EPOCH, _ROOM, -1)[0] == _loop.ENDED
 
 
 def test_a_broken_source_is_its_error() -> None:
     listener = socket.create_server(("127.0.0.1", 0))
     with listener:
-        status, *_, code = loop_of(ScriptedTls()).send(TLS, listener.fileno(), EPOCH, _ROOM)
+        status, *_, code = loop_of(ScriptedTls()).send(TLS, listener.fileno(), EPOCH, _ROOM, -1)
     assert (status, code) == (_loop.BROKEN, errno.ENOTCONN)
 
 
@@ -92,7 +93,7 @@ def test_shorter_records_than_asked_for_are_gone_on_with(pair: Pair) -> None:
     near, far = pair
     far.send(bytes(2000))
     tls = ScriptedTls(takes=[512] * 3)
-    _, taken, used, rest, _, _ = loop_of(tls).send(TLS, near.fileno(), EPOCH, _ROOM)
+    _, taken, used, rest, _, _ = loop_of(tls).send(TLS, near.fileno(), EPOCH, _ROOM, -1)
     assert (taken, rest, tls.writes) == (2000, None, 4)
     assert bytes(tls.written) == frame(bytes(2000))
     assert used == 2000 + HEADER_BYTES + 4 * RECORD_OVERHEAD_BYTES
@@ -102,7 +103,7 @@ def test_what_tls_doesnt_take_comes_back_as_the_bytes_that_it_has_to_be_given_ag
     near, far = pair
     far.send(bytes(2 * MAX_PAYLOAD_BYTES))
     tls = ScriptedTls(takes=[512], stop_after=1)
-    status, taken, _, rest, _, _ = loop_of(tls).send(TLS, near.fileno(), EPOCH, _ROOM)
+    status, taken, _, rest, _, _ = loop_of(tls).send(TLS, near.fileno(), EPOCH, _ROOM, -1)
     assert (status, taken) == (_loop.BLOCKED, 2 * MAX_PAYLOAD_BYTES)
     whole = frame(bytes(MAX_PAYLOAD_BYTES))
     assert rest == [whole[512:], whole]
@@ -112,7 +113,7 @@ def test_the_record_that_passes_the_keys_room_is_the_last(pair: Pair) -> None:
     near, far = pair
     far.send(bytes(3 * MAX_PAYLOAD_BYTES))
     tls = ScriptedTls()
-    status, taken, used, rest, _, _ = loop_of(tls).send(TLS, near.fileno(), EPOCH, MAX_FRAME_BYTES)
+    status, taken, used, rest, _, _ = loop_of(tls).send(TLS, near.fileno(), EPOCH, MAX_FRAME_BYTES, -1)
     assert (status, taken, tls.writes) == (_loop.LIMIT, 3 * MAX_PAYLOAD_BYTES, 1)
     assert used == MAX_FRAME_BYTES + RECORD_OVERHEAD_BYTES
     assert rest == [frame(bytes(MAX_PAYLOAD_BYTES))] * 2
@@ -122,9 +123,73 @@ def test_what_a_broken_tls_connection_didnt_take_isnt_counted(pair: Pair) -> Non
     near, far = pair
     far.send(bytes(3 * MAX_PAYLOAD_BYTES))
     status, taken, _, rest, result, _ = loop_of(ScriptedTls(stop_after=1, stop=SYSCALL)).send(
-        TLS, near.fileno(), EPOCH, _ROOM
+        TLS, near.fileno(), EPOCH, _ROOM, -1
     )
     assert (status, taken, rest, result) == (_loop.FAILED, MAX_PAYLOAD_BYTES, None, -1)
+
+
+class Corked(ScriptedTls):
+    """Notes at each write whether the tunnel's socket waits for more.
+
+    Arguments:
+        tunnel: the socket that TLS would write to.
+        arguments: as of ``ScriptedTls``.
+    """
+
+    def __init__(self, tunnel: socket.socket, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.tunnel = tunnel
+        self.seen: list[bool] = []
+
+    def _write(self, tls: int, buffer: int, size: int) -> int:
+        self.seen.append(is_corked(self.tunnel))
+        return super()._write(tls, buffer, size)
+
+
+@pytest.fixture(name="tunnel")
+def of_tcp() -> Iterator[socket.socket]:
+    near, far = tcp_pair()
+    with near, far:
+        yield near
+
+
+@pytest.mark.parametrize("size", [1, MAX_PAYLOAD_BYTES])
+def test_one_record_leaves_at_once(pair: Pair, tunnel: socket.socket, size: int) -> None:
+    near, far = pair
+    far.send(bytes(size))
+    tls = Corked(tunnel)
+    loop_of(tls).send(TLS, near.fileno(), EPOCH, _ROOM, tunnel.fileno())
+    assert (tls.seen, is_corked(tunnel)) == ([False], False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "room", "status"),
+    [
+        ({}, _ROOM, _loop.ENDED),
+        ({}, MAX_FRAME_BYTES, _loop.LIMIT),
+        ({"stop_after": 1}, _ROOM, _loop.BLOCKED),
+        ({"stop_after": 1, "stop": SYSCALL}, _ROOM, _loop.FAILED),
+    ],
+)
+def test_several_records_leave_together_and_at_the_latest_when_the_call_ends(
+    pair: Pair, tunnel: socket.socket, arguments: dict[str, int], room: int, status: int
+) -> None:
+    near, far = pair
+    far.send(bytes(4 * MAX_PAYLOAD_BYTES))  # A whole read, so that another one follows.
+    far.close()
+    tls = Corked(tunnel, **arguments)
+    assert loop_of(tls).send(TLS, near.fileno(), EPOCH, room, tunnel.fileno())[0] == status
+    assert tls.seen
+    assert all(tls.seen)
+    assert not is_corked(tunnel)
+
+
+def test_a_tunnel_that_isnt_of_tcp_has_no_cork(pair: Pair) -> None:
+    near, far = pair
+    far.send(bytes(3 * MAX_PAYLOAD_BYTES))
+    tls = ScriptedTls()
+    assert loop_of(tls).send(TLS, near.fileno(), EPOCH, _ROOM, far.fileno())[1] == 3 * MAX_PAYLOAD_BYTES
+    assert tls.writes == 3
 
 
 # ---- TLS → socket ------------------------------------------------------------------------------------------------
@@ -228,15 +293,24 @@ def test_bytes_between_two_sockets_and_the_sources_end(pair: Pair) -> None:
 )
 def test_an_argument_out_of_its_range_is_refused(arguments: tuple[int, int, int, int]) -> None:
     loop = loop_of(ScriptedTls())
-    for call in (loop.send, loop.receive):
-        with pytest.raises(ValueError, match=r"null address|out of its range"):
-            call(*arguments)
+    with pytest.raises(ValueError, match=r"null address|out of its range"):
+        loop.send(*arguments, -1)
+    with pytest.raises(ValueError, match=r"null address|out of its range"):
+        loop.receive(*arguments)
+
+
+@pytest.mark.parametrize("tunnel", [-2, 1 << 31])
+def test_a_tunnel_out_of_its_range_is_refused(pair: Pair, tunnel: int) -> None:
+    with pytest.raises(ValueError, match="out of its range"):
+        loop_of(ScriptedTls()).send(TLS, pair[0].fileno(), EPOCH, _ROOM, tunnel)
 
 
 def test_another_number_of_arguments_is_refused() -> None:
     loop = loop_of(ScriptedTls())
+    with pytest.raises(TypeError, match="five arguments"):
+        loop.send(1, 2, 3, 4)  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="four arguments"):
-        loop.send(1, 2)  # type: ignore[call-arg]
+        loop.receive(1, 2)  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="two arguments"):
         loop.forward(1)  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="four addresses"):

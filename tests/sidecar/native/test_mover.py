@@ -8,14 +8,21 @@ import shutil
 import socket
 import subprocess
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from OpenSSL import SSL
 
 from sidecar.native import build
 from sidecar.native.engine import load, make_proof, start_mover
+from sidecar.tls.contexts import make_context
+from sidecar.tls.records import Records
+from sidecar.tls.role import Role
+from sidecar.tunnel.frames import HEADER, HEADER_BYTES, MAX_PAYLOAD_BYTES, FrameType
 from tests.sidecar.native.malformed import EPOCH, socket_pair
 from tests.sidecar.native.scripted_tls import TLS, ScriptedTls
+from tests.sidecar.pair import CLIENT, CLIENT_PROGRAM, SERVER, SERVER_PROGRAM, Mint, identify
 
 if load() is None:
     pytest.skip("the native engine isn't built: it takes a C compiler and Python's headers", allow_module_level=True)
@@ -37,7 +44,7 @@ class Stay:
         (self.application, self.app), (self.tunnel, self.peer) = socket_pair(1 << 20), socket_pair(1 << 20)
 
     def lend(self, proof: _loop.Proof | None = None, *, room: int = _ROOM) -> int:
-        return self.mover.lend(TLS, self.application.fileno(), self.tunnel.fileno(), EPOCH, room, _ROOM, proof)
+        return self.mover.lend(TLS, self.application.fileno(), self.tunnel.fileno(), EPOCH, room, _ROOM, proof, False)
 
     def wait(self) -> list[int]:
         """What comes back next."""
@@ -74,6 +81,26 @@ def test_the_thread_moves_what_comes_and_what_ends_a_stay_comes_back_with_it(sta
     assert send_used == len(tls.written) + _loop.OVERHEAD_BYTES
     with pytest.raises(ValueError, match="isn't lent"):
         stay.mover.recall(number)
+
+
+class BlocksOnce(ScriptedTls):
+    """Its second write can't be made at once."""
+
+    def _write(self, tls: int, buffer: int, size: int) -> int:
+        self._left = 0 if self.writes == 1 and self._left is None else None
+        return super()._write(tls, buffer, size)
+
+
+@pytest.mark.parametrize("tls", [BlocksOnce(takes=[6])])
+def test_a_record_that_was_begun_is_written_to_its_end_before_the_key_is_used_up(stay: Stay, tls: ScriptedTls) -> None:
+    number = stay.lend(room=5)
+    stay.app.send(b"question")
+    assert stay.wait() == [number]
+    taken, send_used, _, _, upward, _ = stay.mover.recall(number)
+    assert upward is not None
+    assert upward[:2] == (_loop.LIMIT, None)
+    assert (taken, bytes(tls.written[HEADER_BYTES:])) == (8, b"question")
+    assert send_used == len(tls.written) + 2 * _loop.OVERHEAD_BYTES
 
 
 def test_what_isnt_a_plain_frame_comes_back_unread(stay: Stay) -> None:
@@ -187,8 +214,158 @@ def test_two_threads_look_at_one_proof(stay: Stay, tls: ScriptedTls) -> None:
 
 def test_a_descriptor_that_epoll_doesnt_take_isnt_lent(stay: Stay, tmp_path: Path) -> None:
     with (tmp_path / "file").open("wb") as file, pytest.raises(PermissionError):
-        stay.mover.lend(TLS, stay.application.fileno(), file.fileno(), EPOCH, _ROOM, _ROOM, None)
+        stay.mover.lend(TLS, stay.application.fileno(), file.fileno(), EPOCH, _ROOM, _ROOM, None, False)
     assert stay.mover.counts(stay.lend()) == (0, 0)
+
+
+class Tunnel:
+    """OpenSSL itself: this end reads and writes a socket; ``far`` is the other end, in memory, and ``peer`` its socket.
+
+    What isn't read at ``app`` or ``peer`` is soon too much for this end's sockets.
+    """
+
+    def __init__(self) -> None:
+        mint = Mint()
+        credentials = mint.issue(identify(CLIENT, CLIENT_PROGRAM)), mint.issue(identify(SERVER, SERVER_PROGRAM))
+        contexts = [
+            make_context(credential, mint.bundle, role)
+            for credential, role in zip(credentials, (Role.INITIATOR, Role.RESPONDER), strict=True)
+        ]
+        (self.application, self.app), (self.socket, self.peer) = socket_pair(4096), socket_pair(4096)
+        self.peer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+        self.near, self.far = SSL.Connection(contexts[0], self.socket), SSL.Connection(contexts[1])
+        self.near.set_connect_state()
+        self.far.set_accept_state()
+        for _ in range(3):
+            for end in (self.near, self.far):
+                with suppress(SSL.WantReadError):
+                    end.do_handshake()
+                with suppress(SSL.WantReadError):
+                    self.peer.send(self.far.bio_read(1 << 16))
+                with suppress(BlockingIOError):
+                    self.far.bio_write(self.peer.recv(1 << 16))
+        for each in (self.app, self.peer):
+            each.settimeout(_DEADLINE_S)
+        self.records = Records(self.near)
+        loop = load()
+        assert loop is not None
+        self.mover = start_mover(loop)
+        self.mover.allow(1 << 60)
+
+    def lend(self, *, is_held: bool = False) -> int:
+        address, application = self.records.address, self.application.fileno()
+        return self.mover.lend(address, application, self.socket.fileno(), EPOCH, _ROOM, _ROOM, None, is_held)
+
+    def encrypt(self, payloads: Sequence[bytes]) -> bytes:
+        """What the peer sends: a record for each frame."""
+        for payload in payloads:
+            self.far.send(HEADER.pack(FrameType.DATA, EPOCH, len(payload)) + payload)
+        return self.far.bio_read(1 << 20)
+
+    def decrypt(self, size: int) -> bytes:
+        """The next so many bytes of payload that this end has sent."""
+        came = b""
+        while len(came) < size:
+            try:
+                frame = self.far.recv(HEADER_BYTES + MAX_PAYLOAD_BYTES)
+            except SSL.WantReadError:
+                self.far.bio_write(self.peer.recv(1 << 16))
+                continue
+            assert HEADER.unpack_from(frame) == (FrameType.DATA, EPOCH, len(frame) - HEADER_BYTES)
+            came += frame[HEADER_BYTES:]
+        return came
+
+    def close(self) -> None:
+        self.mover.stop()
+        for each in (self.application, self.app, self.socket, self.peer):
+            each.close()
+
+
+def receive(connection: socket.socket, size: int) -> bytes:
+    came = b""
+    while len(came) < size:
+        data = connection.recv(size - len(came))
+        assert data
+        came += data
+    return came
+
+
+@pytest.fixture(name="tunnel")
+def real() -> Iterator[Tunnel]:
+    tunnel = Tunnel()
+    yield tunnel
+    tunnel.close()
+
+
+_PAYLOADS = [bytes([number]) * MAX_PAYLOAD_BYTES for number in range(12)]
+
+
+def test_what_waits_for_the_application_is_written_once_it_reads(tunnel: Tunnel) -> None:
+    tunnel.peer.sendall(tunnel.encrypt(_PAYLOADS))
+    number = tunnel.lend()
+    assert receive(tunnel.app, len(_PAYLOADS) * MAX_PAYLOAD_BYTES) == b"".join(_PAYLOADS)
+    tunnel.app.send(b"answer")
+    assert tunnel.decrypt(6) == b"answer"
+    taken, _, written, _, upward, downward = tunnel.mover.recall(number)
+    assert (taken, written, upward, downward) == (6, len(_PAYLOADS) * MAX_PAYLOAD_BYTES, None, None)
+
+
+def test_what_waits_for_the_application_comes_back_with_a_recall(tunnel: Tunnel) -> None:
+    tunnel.peer.sendall(tunnel.encrypt(_PAYLOADS[:5]))
+    number = tunnel.lend()
+    assert tunnel.app.recv(1, socket.MSG_PEEK)
+    written, receive_used, upward, downward = tunnel.mover.recall(number)[2:]
+    whole = b"".join(_PAYLOADS[:5])
+    # One batch: the application takes no more than a part of it.
+    assert receive_used == 4 * (_loop.RECORD_BYTES + _loop.OVERHEAD_BYTES)
+    assert (upward, downward) == (None, (whole[written : 4 * MAX_PAYLOAD_BYTES], None, 0, 1, 0, 0))
+    assert receive(tunnel.app, written) == whole[:written]
+
+
+def test_what_waits_for_the_tunnel_is_written_once_it_is_read_and_the_other_direction_goes_on(tunnel: Tunnel) -> None:
+    whole = b"".join(_PAYLOADS)
+    tunnel.app.sendall(whole[:60_000])
+    number = tunnel.lend()
+    assert tunnel.peer.recv(1, socket.MSG_PEEK)
+    tunnel.peer.sendall(tunnel.encrypt(_PAYLOADS[:7]))
+    assert receive(tunnel.app, 7 * MAX_PAYLOAD_BYTES) == whole[: 7 * MAX_PAYLOAD_BYTES]
+    assert tunnel.decrypt(60_000) == whole[:60_000]
+    taken, _, written, _, upward, downward = tunnel.mover.recall(number)
+    assert (taken, written, upward, downward) == (60_000, 7 * MAX_PAYLOAD_BYTES, None, None)
+
+
+def test_what_waits_for_the_tunnel_comes_back_with_a_recall(tunnel: Tunnel) -> None:
+    whole = b"".join(_PAYLOADS)
+    tunnel.app.sendall(whole[:60_000])
+    number = tunnel.lend()
+    assert tunnel.peer.recv(1, socket.MSG_PEEK)
+    taken, _, _, _, upward, downward = tunnel.mover.recall(number)
+    assert upward is not None
+    status, rest, *_ = upward
+    assert (status, taken, downward) == (_loop.BLOCKED, 60_000, None)
+    for record in rest or ():
+        while True:
+            try:
+                assert tunnel.records.send(record) == len(record)
+            except SSL.WantWriteError:
+                tunnel.far.bio_write(tunnel.peer.recv(1 << 16))
+                continue
+            break
+    assert tunnel.decrypt(60_000) == whole[:60_000]
+
+
+def test_an_application_that_may_not_be_read_is_written_and_comes_back_unread_with_its_answer(tunnel: Tunnel) -> None:
+    number = tunnel.lend(is_held=True)
+    tunnel.peer.sendall(tunnel.encrypt(_PAYLOADS))
+    assert receive(tunnel.app, len(_PAYLOADS) * MAX_PAYLOAD_BYTES) == b"".join(_PAYLOADS)
+    assert tunnel.mover.counts(number) == (0, len(_PAYLOADS) * MAX_PAYLOAD_BYTES)
+    tunnel.app.send(b"answer")
+    ready, _, _ = select.select([tunnel.mover], [], [], _DEADLINE_S)
+    assert ready
+    assert tunnel.mover.collect() == [number]
+    taken, _, written, _, upward, downward = tunnel.mover.recall(number)
+    assert (taken, written, upward, downward) == (0, len(_PAYLOADS) * MAX_PAYLOAD_BYTES, None, None)
+    assert tunnel.application.recv(100) == b"answer"
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -67,8 +67,14 @@ class Turn:
 
 
 @asynccontextmanager
-async def opened_turn(request: bytes = b"", *, has_ended: bool = False) -> AsyncIterator[Turn]:
-    """A turn that the application has opened with a request, and that was accepted just now."""
+async def opened_turn(
+    request: bytes = b"", *, has_ended: bool = False, on_answer: Callable[[], None] | None = None
+) -> AsyncIterator[Turn]:
+    """A turn that the application has opened with a request, and that was accepted just now.
+
+    Arguments:
+        on_answer: what the server answers is held, and this is called.
+    """
     near, far = await make_tunnels(Mint())
     (app, source), (destination, server) = tcp_pair(), tcp_pair()
     user = Responder(far)
@@ -81,6 +87,8 @@ async def opened_turn(request: bytes = b"", *, has_ended: bool = False) -> Async
         initiator.open(source, OPENING, answer_s=5)
         await until(lambda: user.pump is not None)
         assert user.pump is not None
+        if on_answer is not None:
+            user.pump.hold_answers(on_answer)
         user.pump.accept(destination)
         try:
             yield Turn(near=near, far=far, app=app, server=server, initiator=initiator, responder=user.pump)

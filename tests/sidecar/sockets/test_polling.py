@@ -167,10 +167,11 @@ async def test_a_held_reader_is_told_of_once_and_reads_when_it_is_released() -> 
         calls: list[bytes] = []
         watch.hold_reading(lambda: calls.append(b"told"))
         watch.start_reading(lambda: calls.append(near.recv(1)))
+        assert watch.is_reading
         far.send(b"ab")
         await until(lambda: calls)
         await settle()
-        assert calls == [b"told"]
+        assert (calls, watch.is_reading, watch.is_held) == ([b"told"], False, True)
         watch.release_reading()
         await until(lambda: len(calls) == 3)
         assert calls == [b"told", b"a", b"b"]

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import errno
 import gc
+import socket
 import weakref
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
 import pytest
@@ -128,6 +130,76 @@ async def test_a_steady_turn_goes_on_while_the_event_loop_does_something_else() 
         assert (turn.responder.sent, turn.responder.received) == (before[0] + 800, before[1] + 600)
 
 
+def read_exactly(connection: socket.socket, size: int) -> bytes:
+    came = bytearray()
+    while len(came) < size:
+        data = connection.recv(1 << 16)
+        assert data
+        came += data
+    return bytes(came)
+
+
+@pytest.mark.usefixtures("workers")
+async def test_bulk_whose_sinks_are_full_again_and_again_stays_with_the_thread() -> None:
+    """Both ways at once, and nothing gives the event loop a turn."""
+    size = 8 << 20
+    up, down = bytes(range(256)) * (size // 256), bytes(reversed(range(256))) * (size // 256)
+    async with lent_turn() as turn:
+        before = turn.initiator.sent, turn.initiator.received
+        for each in (turn.app, turn.server):
+            each.settimeout(60)
+        with ThreadPoolExecutor(3) as threads:
+            writing = [threads.submit(turn.app.sendall, up), threads.submit(turn.server.sendall, down)]
+            reading = threads.submit(read_exactly, turn.server, size)
+            assert read_exactly(turn.app, size) == down
+            assert reading.result() == up
+            for written in writing:
+                written.result()
+        assert is_lent(turn) == [True, True]
+        assert (turn.initiator.sent - before[0], turn.initiator.received - before[1]) == (size, size)
+        assert (turn.responder.sent, turn.responder.received) == (turn.initiator.sent, turn.initiator.received)
+
+
+async def ask(turn: Turn) -> None:
+    """One request, which nothing answers."""
+    turn.app.send(b"question")
+    assert await asyncio.get_running_loop().sock_recv(turn.server, 100) == b"question"
+
+
+async def ask_until_lent(turn: Turn) -> None:
+    async with asyncio.timeout(60):
+        while is_lent(turn) != [True, True]:
+            await ask(turn)
+
+
+@pytest.mark.usefixtures("workers")
+async def test_a_turn_whose_answers_are_held_is_lent_and_its_first_answer_comes_back_unread() -> None:
+    loop, told = asyncio.get_running_loop(), list[tuple[bool, int]]()
+    async with opened_turn(on_answer=lambda: told.append((is_lent(turn)[1], turn.responder.received))) as turn:
+        await ask_until_lent(turn)
+        turn.server.send(b"answer")
+        await until(lambda: bool(told))
+        assert told == [(False, 0)]
+        for _ in range(5 * STEADY_CALLS):  # It isn't lent again before its answer may be read.
+            await ask(turn)
+        assert is_lent(turn) == [True, False]
+        assert turn.responder.find_lendable() is None
+        turn.responder.release_answers()
+        assert turn.responder.find_lendable() is not None
+        assert await loop.sock_recv(turn.app, 100) == b"answer"
+        await ask_until_lent(turn)
+
+
+async def test_answers_that_are_released_while_a_turn_is_lent_are_read() -> None:
+    loop = asyncio.get_running_loop()
+    async with opened_turn(on_answer=lambda: None) as turn:
+        await ask_until_lent(turn)
+        turn.responder.release_answers()
+        assert is_lent(turn) == [True, False]
+        turn.server.send(b"answer")
+        assert await loop.sock_recv(turn.app, 100) == b"answer"
+
+
 async def test_turns_are_spread_over_the_threads(workers: int) -> None:
     async with lent_turn() as first, lent_turn() as second:
         assert is_lent(first) + is_lent(second) == [True] * 4
@@ -201,6 +273,44 @@ async def test_an_error_of_tls_in_the_thread_is_told_by_its_name() -> None:
         end = await asyncio.wait_for(turn.responder.finished, 60)
         assert end.ending is Ending.PEER_LOST
         assert "bad record mac" in end.detail
+
+
+class _Returned:
+    """A stay, in place of a thread's, of which this comes back."""
+
+    def __init__(self, result: tuple[object, ...]) -> None:
+        self.result = result
+        self.mover = self
+
+    def forget(self, number: int) -> None:
+        pass
+
+    def recall(self, number: int) -> tuple[object, ...]:
+        return self.result
+
+
+@pytest.mark.parametrize("is_broken", [False, True])
+async def test_what_waits_for_the_application_is_taken_before_its_end_that_comes_back_with_it(
+    monkeypatch: pytest.MonkeyPatch, is_broken: bool
+) -> None:
+    from sidecar.native import _loop
+
+    loop = asyncio.get_running_loop()
+    async with lent_turn() as turn:
+        near = turn.near
+        assert isinstance(near, NativeTunnel)
+        assert near._worker is not None
+        near._worker.forget(near._number)
+        counts = near._worker.mover.recall(near._number)[:4]
+        upward = _loop.BROKEN if is_broken else _loop.ENDED, None, 1, errno.ECONNRESET, 0
+        returned = _Returned((*counts, upward, (b"rest", None, 0, 1, 0, 0)))
+        monkeypatch.setattr(near, "_worker", returned)
+        near.take_back()
+        if is_broken:
+            assert (await asyncio.wait_for(turn.initiator.finished, 60)).ending is Ending.RESET_BY_SOURCE
+        else:
+            assert await loop.sock_recv(turn.server, 100) == b""
+            assert await loop.sock_recv(turn.app, 100) == b"rest"
 
 
 async def test_what_comes_back_is_lent_again_only_after_more_calls() -> None:
