@@ -244,6 +244,7 @@ static int fill_module(PyObject *module) {
         PyModule_AddIntMacro(module, BROKEN) < 0 || PyModule_AddIntMacro(module, BLOCKED) < 0 ||
         PyModule_AddIntMacro(module, LIMIT) < 0 || PyModule_AddIntMacro(module, FAILED) < 0 ||
         PyModule_AddIntMacro(module, BUDGET_BYTES) < 0 || PyModule_AddIntMacro(module, RECORD_BYTES) < 0 ||
+        PyModule_AddIntMacro(module, FILLED_BYTES) < 0 ||
         PyModule_AddIntMacro(module, HEADER_BYTES) < 0 || PyModule_AddIntMacro(module, OVERHEAD_BYTES) < 0 ||
         PyModule_AddIntMacro(module, FRAME_DATA) < 0 ||
         PyModule_AddStringConstant(module, "SOURCE_DIGEST", SOURCE_DIGEST) < 0)

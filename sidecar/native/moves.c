@@ -51,7 +51,7 @@ static int set_cork(int tunnel, int value) {
 static void send_corked(const Tls *loop, void *tls, int source, int tunnel, int epoch, long long room, Sent *sent,
                         int *is_corked) {
     const size_t head = epoch < 0 ? 0 : HEADER_BYTES;
-    const size_t most = RECORD_BYTES - head;
+    const size_t most = FILLED_BYTES - head;
     struct iovec parts[SLOTS];
     for (int index = 0; index < SLOTS; index++) {
         parts[index].iov_base = slot(index) + head;
@@ -137,8 +137,8 @@ static void read_batch(const Tls *loop, void *tls, long long room, Received *rec
         }
         received->end += (size_t)count;
         received->used += count + OVERHEAD_BYTES;
-        /* With room for whole records OpenSSL keeps none back. A short one is the last for now. */
-        if (count < RECORD_BYTES || received->used > room) {
+        /* With room for whole records OpenSSL keeps none back. One that a batch wouldn't have is the last for now. */
+        if (count < FILLED_BYTES || received->used > room) {
             received->is_done = 1;
             return;
         }

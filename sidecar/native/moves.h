@@ -8,6 +8,9 @@ enum {
     HEADER_BYTES = 4,      /* Type, epoch, length in two bytes; sidecar/tunnel/frames.py. */
     RECORD_BYTES = 16384,  /* RFC 8446, section 5.1: the most plaintext in one record. */
     PAYLOAD_BYTES = RECORD_BYTES - HEADER_BYTES,
+    /* What a slot is filled with: a batch of records, and what it carries, fit one segment of the loopback device each
+     * (its MTU of 65,536 less the headers). Full records would take a second one, which wakes the reader up once more. */
+    FILLED_BYTES = RECORD_BYTES - 44,
     OVERHEAD_BYTES = 32,   /* What a record counts beside its payload; sidecar/tls/key_limit.py. */
     FRAME_DATA = 4,
     SLOTS = 4,

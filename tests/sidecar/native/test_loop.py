@@ -22,6 +22,12 @@ from sidecar.native import _loop
 
 _ROOM = 1 << 40
 _DATA = int(FrameType.DATA)
+# Of the application's, in one record of a batch.
+_FILLED = _loop.FILLED_BYTES - HEADER_BYTES
+# What one segment of the loopback device holds: its MTU less the headers of IPv6 and TCP, with timestamps.
+_SEGMENT_BYTES = 65536 - 40 - 32
+# What TLS adds to a record (RFC 8446, section 5.2): header, content type, AES-GCM's tag.
+_SEALED_BYTES = 5 + 1 + 16
 
 
 def frame(payload: bytes, *, epoch: int = EPOCH, kind: int = _DATA) -> bytes:
@@ -48,16 +54,20 @@ def test_the_constants_are_those_of_the_frames_and_of_the_key_limit() -> None:
     assert _loop.OVERHEAD_BYTES == RECORD_OVERHEAD_BYTES
 
 
+def test_a_batch_fits_one_segment_of_the_loopback_device() -> None:
+    assert _SEGMENT_BYTES - 400 < 4 * (_loop.FILLED_BYTES + _SEALED_BYTES) <= _SEGMENT_BYTES
+
+
 # ---- socket → TLS ------------------------------------------------------------------------------------------------
 
 
 def test_what_the_socket_holds_becomes_one_frame_a_record(pair: Pair) -> None:
     near, far = pair
-    far.send(bytes(3 * MAX_PAYLOAD_BYTES + 5))
+    far.send(bytes(3 * _FILLED + 5))
     tls = ScriptedTls()
     status, taken, used, rest, result, _ = loop_of(tls).send(TLS, near.fileno(), EPOCH, _ROOM, -1)
-    assert (status, taken, rest, result) == (_loop.WAITING, 3 * MAX_PAYLOAD_BYTES + 5, None, 1)
-    assert bytes(tls.written) == frame(bytes(MAX_PAYLOAD_BYTES)) * 3 + frame(bytes(5))
+    assert (status, taken, rest, result) == (_loop.WAITING, 3 * _FILLED + 5, None, 1)
+    assert bytes(tls.written) == frame(bytes(_FILLED)) * 3 + frame(bytes(5))
     assert tls.writes == 4
     assert used == taken + 4 * (HEADER_BYTES + RECORD_OVERHEAD_BYTES)
 
@@ -67,10 +77,10 @@ def test_one_call_moves_one_budget_and_no_more_than_a_read_beyond(pair: Pair) ->
     far.setblocking(False)
     far.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 << 20)
     sent = far.send(bytes(400_000))
-    if sent <= _loop.BUDGET_BYTES + 4 * MAX_PAYLOAD_BYTES:
+    if sent <= _loop.BUDGET_BYTES + 4 * _FILLED:
         pytest.fail(f"the kernel took only {sent} bytes")
     _, taken, *_ = loop_of(ScriptedTls()).send(TLS, near.fileno(), EPOCH, _ROOM, -1)
-    assert _loop.BUDGET_BYTES <= taken < _loop.BUDGET_BYTES + 4 * MAX_PAYLOAD_BYTES
+    assert _loop.BUDGET_BYTES <= taken < _loop.BUDGET_BYTES + 4 * _FILLED
 
 
 def test_an_end_and_an_empty_socket_are_told_apart(pair: Pair) -> None:
@@ -101,31 +111,31 @@ def test_shorter_records_than_asked_for_are_gone_on_with(pair: Pair) -> None:
 
 def test_what_tls_doesnt_take_comes_back_as_the_bytes_that_it_has_to_be_given_again(pair: Pair) -> None:
     near, far = pair
-    far.send(bytes(2 * MAX_PAYLOAD_BYTES))
+    far.send(bytes(2 * _FILLED))
     tls = ScriptedTls(takes=[512], stop_after=1)
     status, taken, _, rest, _, _ = loop_of(tls).send(TLS, near.fileno(), EPOCH, _ROOM, -1)
-    assert (status, taken) == (_loop.BLOCKED, 2 * MAX_PAYLOAD_BYTES)
-    whole = frame(bytes(MAX_PAYLOAD_BYTES))
+    assert (status, taken) == (_loop.BLOCKED, 2 * _FILLED)
+    whole = frame(bytes(_FILLED))
     assert rest == [whole[512:], whole]
 
 
 def test_the_record_that_passes_the_keys_room_is_the_last(pair: Pair) -> None:
     near, far = pair
-    far.send(bytes(3 * MAX_PAYLOAD_BYTES))
+    far.send(bytes(3 * _FILLED))
     tls = ScriptedTls()
-    status, taken, used, rest, _, _ = loop_of(tls).send(TLS, near.fileno(), EPOCH, MAX_FRAME_BYTES, -1)
-    assert (status, taken, tls.writes) == (_loop.LIMIT, 3 * MAX_PAYLOAD_BYTES, 1)
-    assert used == MAX_FRAME_BYTES + RECORD_OVERHEAD_BYTES
-    assert rest == [frame(bytes(MAX_PAYLOAD_BYTES))] * 2
+    status, taken, used, rest, _, _ = loop_of(tls).send(TLS, near.fileno(), EPOCH, _loop.FILLED_BYTES, -1)
+    assert (status, taken, tls.writes) == (_loop.LIMIT, 3 * _FILLED, 1)
+    assert used == _loop.FILLED_BYTES + RECORD_OVERHEAD_BYTES
+    assert rest == [frame(bytes(_FILLED))] * 2
 
 
 def test_what_a_broken_tls_connection_didnt_take_isnt_counted(pair: Pair) -> None:
     near, far = pair
-    far.send(bytes(3 * MAX_PAYLOAD_BYTES))
+    far.send(bytes(3 * _FILLED))
     status, taken, _, rest, result, _ = loop_of(ScriptedTls(stop_after=1, stop=SYSCALL)).send(
         TLS, near.fileno(), EPOCH, _ROOM, -1
     )
-    assert (status, taken, rest, result) == (_loop.FAILED, MAX_PAYLOAD_BYTES, None, -1)
+    assert (status, taken, rest, result) == (_loop.FAILED, _FILLED, None, -1)
 
 
 class Corked(ScriptedTls):
@@ -153,7 +163,7 @@ def of_tcp() -> Iterator[socket.socket]:
         yield near
 
 
-@pytest.mark.parametrize("size", [1, MAX_PAYLOAD_BYTES])
+@pytest.mark.parametrize("size", [1, _FILLED])
 def test_one_record_leaves_at_once(pair: Pair, tunnel: socket.socket, size: int) -> None:
     near, far = pair
     far.send(bytes(size))
@@ -175,7 +185,7 @@ def test_several_records_leave_together_and_at_the_latest_when_the_call_ends(
     pair: Pair, tunnel: socket.socket, arguments: dict[str, int], room: int, status: int
 ) -> None:
     near, far = pair
-    far.send(bytes(4 * MAX_PAYLOAD_BYTES))  # A whole read, so that another one follows.
+    far.send(bytes(4 * _FILLED))  # A whole read, so that another one follows.
     far.close()
     tls = Corked(tunnel, **arguments)
     assert loop_of(tls).send(TLS, near.fileno(), EPOCH, room, tunnel.fileno())[0] == status
@@ -186,9 +196,9 @@ def test_several_records_leave_together_and_at_the_latest_when_the_call_ends(
 
 def test_a_tunnel_that_isnt_of_tcp_has_no_cork(pair: Pair) -> None:
     near, far = pair
-    far.send(bytes(3 * MAX_PAYLOAD_BYTES))
+    far.send(bytes(3 * _FILLED))
     tls = ScriptedTls()
-    assert loop_of(tls).send(TLS, near.fileno(), EPOCH, _ROOM, far.fileno())[1] == 3 * MAX_PAYLOAD_BYTES
+    assert loop_of(tls).send(TLS, near.fileno(), EPOCH, _ROOM, far.fileno())[1] == 3 * _FILLED
     assert tls.writes == 3
 
 
