@@ -19,7 +19,7 @@ from sidecar.attest.holding import newest
 PYTHON = os.path.realpath(sys.executable)
 
 CONNECT = "import os,socket,sys,time\nc=socket.create_connection(('127.0.0.1',int(sys.argv[1])))\n"
-WAIT = "print('ready',flush=True)\nsys.stdin.readline()\n"
+WAIT = "import sys\nprint('ready',flush=True)\nsys.stdin.readline()\n"
 NOBODY = 65_534
 # What starts as root goes on without rights; ``PR_SET_DUMPABLE`` says whether others of its user may inspect it.
 _BE_NOBODY = "import ctypes,os\nos.setgroups([]);os.setresgid(*[65534]*3);os.setresuid(*[65534]*3)\n"
