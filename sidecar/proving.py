@@ -158,6 +158,7 @@ class Acceptance:
         """Before the pump starts: hold what the application answers, unless it is known who has accepted."""
         if self._is_open:
             self._pump = pump
+            self._connection.on_search = self._look_late
             pump.hold_answers(self._look_at_answer)
             pump.finished.add_done_callback(self._tell)
 
@@ -227,6 +228,15 @@ class Acceptance:
             self._tell()
         elif self._pump is not None:
             self._pump.release_answers()
+
+    def _look_late(self) -> None:
+        """Look whether the server has accepted by now: one that is late, and never answers, would go on unseen."""
+        if not self._is_open or self._answered.done():
+            self._connection.on_search = None
+            return
+        found = self._sidecar.attestor.find_accepted(*self._endpoints)
+        if found is not None and found.inode:
+            self._look_at_answer()
 
     def _is_proven_now(self, accepted: Attestation) -> bool:
         """Tell whether nothing about who has accepted is left to be waited for, as in permissive mode by default.
