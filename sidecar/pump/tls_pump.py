@@ -343,7 +343,8 @@ class TlsPump:
         return reset_by(is_source=not self._is_peer_source)
 
     def _judge_later(self, error: SSL.Error) -> None:
-        # A write to a peer that has closed fails though its last bytes are still readable: read before judging.
+        # A write to a peer that has closed fails though its last bytes are still readable: read before judging. Since
+        # OpenSSL 4.0 only what was read before the write is had.
         self._pinned = b""
         self._plain_watch.stop_reading()
         self._peer_watch.stop_writing()
