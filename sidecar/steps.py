@@ -61,9 +61,11 @@ async def look_up_if_known(
     Raises:
         Refused: the CA didn't answer.
     """
+    if (entry := sidecar.directory.get(address)) is not None:
+        return entry  # As for nearly all.
     own = sidecar.policies.own
     may_go_on = sidecar.policies.mode is Mode.PERMISSIVE and not own.denies[direction].rules
-    if may_go_on and sidecar.directory.is_silent and sidecar.directory.get(address) is None:
+    if may_go_on and sidecar.directory.is_silent:
         return None
     try:
         return await look_up(sidecar, address, is_stranger=is_stranger)

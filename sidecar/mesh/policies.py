@@ -37,6 +37,7 @@ class Policies:
 
     Attributes:
         own: of the sidecar's own namespace.
+        mode: of the sidecar's own workload, as ``own`` says; each connection asks for it several times.
         generation: grows with every change of any namespace.
     """
 
@@ -49,6 +50,7 @@ class Policies:
         timeout_s: float,
     ) -> None:
         self.own = compile_namespace(state)
+        self.mode = effective_mode(state, workload)
         self.generation = 1
         self._workload = workload
         self._ask_ca = ask
@@ -58,11 +60,6 @@ class Policies:
         self._callbacks: list[Callable[[str], None]] = []
         # The newest state of each namespace whose compilation hasn't ended.
         self._compiling: dict[str, NamespaceState] = {}
-
-    @property
-    def mode(self) -> Mode:
-        """The mode of the sidecar's own workload."""
-        return effective_mode(self.own.state, self._workload)
 
     def get(self, namespace: str) -> NamespacePolicy | None:
         """Return what is in force here, or None when it was never asked for."""
@@ -122,7 +119,7 @@ class Policies:
         known = self._by_name.get(name)
         self._by_name[name] = policy
         if name == self.own.state.namespace:
-            self.own = policy
+            self.own, self.mode = policy, effective_mode(policy.state, self._workload)
         self.generation += 1
         self._answers.give(name, policy)
         for callback in self._callbacks:
