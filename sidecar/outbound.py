@@ -29,7 +29,7 @@ from sidecar.credential.credential import CredentialError
 from sidecar.foreign_outbound import carry_to_foreign
 from sidecar.mesh.directory_cache import listed_workload
 from sidecar.proving import await_clearance
-from sidecar.pump.ends import PumpEnd, wait_for_end
+from sidecar.pump.ends import PumpEnd
 from sidecar.pump.tunnel_pump import TunnelPump
 from sidecar.routing.route import PERHAPS_GONE, Route
 from sidecar.sockets.dial import DialError
@@ -360,7 +360,7 @@ async def open_and_pump(sidecar: Sidecar, connection: Connection, tunnel: Tunnel
         has_ended=before.has_ended if before else False,
     )
     try:
-        return await wait_for_end(pump.finished)
+        return await pump.finished.wait()
     except asyncio.CancelledError:
         pump.abort(Ending.SHUTDOWN)
         raise

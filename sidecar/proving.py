@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from sidecar.attest.netlink.sock_diag import KernelSocket
     from sidecar.connection.connection import Connection
     from sidecar.parts import Sidecar
-    from sidecar.pump.ends import PumpEnd
+    from sidecar.pump.ends import Finished
     from sidecar.sockets.address import Endpoint
 
 # A server at rest accepts within some turns of the loop; one that is busy within some milliseconds, or when it can.
@@ -64,7 +64,7 @@ class AnsweringPump(Protocol):
     """A pump whose application's answers can be held."""
 
     @property
-    def finished(self) -> asyncio.Future[PumpEnd]:
+    def finished(self) -> Finished:
         """Done when nothing more will be moved."""
 
     def hold_answers(self, on_answer: Callable[[], None]) -> None:
@@ -101,6 +101,8 @@ class Acceptance:
         theirs: the application's endpoint of the connection.
         ours: our own.
     """
+
+    __slots__ = ("_answered", "_connection", "_endpoints", "_found", "_is_open", "_is_turn", "_pump", "_sidecar")
 
     def __init__(self, sidecar: Sidecar, connection: Connection, theirs: Endpoint, ours: Endpoint) -> None:
         self._sidecar = sidecar
@@ -159,7 +161,7 @@ class Acceptance:
         if self._is_open:
             self._pump = pump
             pump.hold_answers(self._look_at_answer)
-            pump.finished.add_done_callback(self._tell)
+            pump.finished.wake(self._answered)
 
     async def prove(self) -> None:
         """Wait for the first answered byte, which passes only when it is known who has accepted, or for the end.
@@ -297,7 +299,7 @@ class Acceptance:
     def _is_explicit(self) -> bool:
         return self._sidecar.policies.mode is Mode.EXPLICIT
 
-    def _tell(self, _: object = None) -> None:
+    def _tell(self) -> None:
         if not self._answered.done():
             self._answered.set_result(None)
 

@@ -19,7 +19,6 @@ from shared.model.wire.messages import DirectoryEntry
 from sidecar.connection.connection import Connection, Refused
 from sidecar.mesh.directory_cache import listed_workload
 from sidecar.proving import see_accepted
-from sidecar.pump.ends import wait_for_end
 from sidecar.pump.plain_pump import PlainPump
 from sidecar.pump.tls_pump import TlsPump
 from sidecar.sockets.address import Endpoint
@@ -150,7 +149,7 @@ async def pump_plainly(sidecar: Sidecar, connection: Connection, destination: En
         acceptance.hold_answers(pump)
         pump.start()
         await acceptance.prove()
-        end = await wait_for_end(pump.finished)
+        end = await pump.finished.wait()
         connection.note_end(end)
         if end.ending is Ending.FINISHED:
             onward.close()
@@ -182,7 +181,7 @@ async def pump_through_tls(sidecar: Sidecar, connection: Connection, session: Se
     acceptance.hold_answers(pump)
     pump.start()
     await acceptance.prove()
-    end = await wait_for_end(pump.finished)
+    end = await pump.finished.wait()
     connection.note_end(end)
     if connection.ending is Ending.FINISHED:
         peer.close()  # Both have said their last word, and it was read: the kernel delivers what it still holds.

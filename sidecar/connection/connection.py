@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from sidecar.mesh.foreign_trust import ForeignRoots
     from sidecar.mesh.trust import Trust
     from sidecar.native._loop import Proof
-    from sidecar.pump.ends import PumpEnd
+    from sidecar.pump.ends import Finished, PumpEnd
     from sidecar.pump.guard import Guard
 
 # The CA retires an authority by its own clock, as soon as nothing that it signed is valid.
@@ -153,7 +153,7 @@ class Pump(Protocol):
     """What moves a connection's bytes."""
 
     @property
-    def finished(self) -> asyncio.Future[PumpEnd]:
+    def finished(self) -> Finished:
         """Done when nothing more will be moved."""
 
     @property

@@ -16,7 +16,7 @@ import msgspec
 from shared.model.identity.identity import Workload
 from shared.model.policy.evaluate import NamespacePolicy, compile_in_steps, compile_namespace
 from shared.model.policy.modes import effective_mode
-from shared.model.policy.rules import Mode, NamespaceState, Rule
+from shared.model.policy.rules import NamespaceState, Rule
 from shared.model.wire.messages import FromSidecar, NamespaceInstalled, Subscribe
 from sidecar.mesh.answers import Answers
 from sidecar.slices import run_in_slices

@@ -8,7 +8,6 @@ and the stories).
 from __future__ import annotations
 
 import asyncio
-from functools import partial
 
 import msgspec
 
@@ -48,15 +47,37 @@ def reset_by(*, is_source: bool) -> Ending:
     return Ending.RESET_BY_SOURCE if is_source else Ending.RESET_BY_DESTINATION
 
 
-async def wait_for_end(finished: asyncio.Future[PumpEnd]) -> PumpEnd:
-    """Wait for a pump's end. Cancelled, it leaves ``finished`` as it is, like ``asyncio.shield`` and at less cost."""
-    if not finished.done():
-        waiter: asyncio.Future[None] = finished.get_loop().create_future()
-        finished.add_done_callback(partial(_wake, waiter))
-        await waiter
-    return finished.result()
+class Finished(asyncio.Future[PumpEnd]):
+    """A pump's end, once it has come. Who waits wakes up in the next turn of the event loop, not a turn after it.
 
+    Cancelling who waits leaves it as it is, as ``asyncio.shield`` would, at less cost.
+    """
 
-def _wake(waiter: asyncio.Future[None], _: object) -> None:
-    if not waiter.done():  # Cancelled, perhaps.
-        waiter.set_result(None)
+    __slots__ = ("_waiters",)
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop=loop)
+        self._waiters: tuple[asyncio.Future[None], ...] = ()
+
+    def set_result(self, end: PumpEnd, /) -> None:
+        """Say how pumping ended, once."""
+        super().set_result(end)
+        waiters, self._waiters = self._waiters, ()
+        for waiter in waiters:
+            if not waiter.done():  # Cancelled, perhaps.
+                waiter.set_result(None)
+
+    def wake(self, waiter: asyncio.Future[None]) -> None:
+        """Set this future's result when the end comes, or now."""
+        if self.done():
+            waiter.set_result(None)
+        else:
+            self._waiters = (*self._waiters, waiter)
+
+    async def wait(self) -> PumpEnd:
+        """Wait for it."""
+        if not self.done():
+            waiter: asyncio.Future[None] = self.get_loop().create_future()
+            self.wake(waiter)
+            await waiter
+        return self.result()
