@@ -103,9 +103,9 @@ async def attest(sidecar: Sidecar, connection: Connection, captured: Captured) -
     program, why = None, None
     began = time.perf_counter()
     try:
-        attestation = sidecar.attestor.attest_now(source, destination)
-        if attestation is None:
-            attestation = await sidecar.attestor.attest(source, destination)
+        attestation = captured.early or await sidecar.attestor.attest(source, destination)
+        if isinstance(attestation, AttestationError):
+            raise attestation
         if captured.claim is not None:
             captured.claim.check()
             captured.claim.on_contest(lambda error: connection.revoke(error.reason, error.message))

@@ -344,10 +344,9 @@ async def test_a_new_process_that_ends_after_its_connection_was_accepted_is_atte
     place = server.getsockname()
     with running(_SENDS_AND_EXITS, port_of(server)) as child:
         source = take(server)
-        attestor.attest_early(source, place)
+        assert attestor.attest_early(source, place) is None
         child.kill()
         child.wait()
-        assert attestor.attest_now(source, place) is None
         found = await attestor.attest(source, place)
     assert (found.process.pid, found.program.digest) == (child.pid, digest_of(PYTHON))
 
@@ -379,11 +378,10 @@ async def test_a_process_that_executed_another_program_since_the_accept_isnt_tak
     code = CONNECT + "os.set_inheritable(c.fileno(),True)\n" + WAIT
     with running(code + "os.execv('/bin/sleep',['sleep','600'])", port_of(server)) as child:
         source = take(server)
-        attestor.attest_early(source, place)
+        assert attestor.attest_early(source, place) is None
         tell(child)
         while os.readlink(f"/proc/{child.pid}/exe") != os.path.realpath("/bin/sleep"):
             pass
-        assert attestor.attest_now(source, place) is None
         assert (await attestor.attest(source, place)).program.digest == digest_of("/bin/sleep")
 
 
