@@ -18,8 +18,8 @@ from sidecar.sockets.polling import poller_of
 DELIVERY_DEADLINE_S: Final = 5.0
 _LINGER_ZERO: Final = struct.pack("ii", 1, 0)
 _TCP_CLOSE: Final = 7  # include/net/tcp_states.h
-# Those whose FIN the kernel took, by descriptor: at most one for each. It counts it as a byte, and after a reset doesn't
-# tell any more that there was one. A weak set would call back into Python for each connection that ends.
+# Those whose FIN the kernel took, by descriptor: one for each at most. It counts it as a byte, and after a reset it
+# doesn't tell any more that there was one. A weak set would call back into Python for each connection that ends.
 _ended: dict[int, ref[socket.socket]] = {}
 
 

@@ -88,6 +88,8 @@ async def test_a_socket_that_was_answered_already_isnt_behind_a_connection_that_
         with pytest.raises(AttestationError, match="answered already") as caught:
             attestor.attest_now(source, server.getsockname())
         assert caught.value.reason is Reason.SOCKET_AMBIGUOUS
+        early = attestor.attest_early(source, server.getsockname())
+        assert isinstance(early, AttestationError) and early.reason is Reason.SOCKET_AMBIGUOUS
 
 
 async def test_a_program_that_has_sent_its_last_word_is_attested(attestor: Attestor, server: socket.socket) -> None:
