@@ -48,15 +48,18 @@ def reset_by(*, is_source: bool) -> Ending:
     return Ending.RESET_BY_SOURCE if is_source else Ending.RESET_BY_DESTINATION
 
 
-async def wait_for_end(finished: asyncio.Future[PumpEnd]) -> PumpEnd:
-    """Wait for a pump's end. Cancelled, it leaves ``finished`` as it is, like ``asyncio.shield`` and at less cost."""
-    if not finished.done():
-        waiter: asyncio.Future[None] = finished.get_loop().create_future()
-        finished.add_done_callback(partial(_wake, waiter))
-        await waiter
-    return finished.result()
+def wait_for_end(finished: asyncio.Future[PumpEnd]) -> asyncio.Future[PumpEnd]:
+    """Return what waits for a pump's end. Cancelled, it leaves ``finished`` as it is.
+
+    Like ``asyncio.shield``, at less cost: an idle connection waits here for as long as it lives.
+    """
+    if finished.done():
+        return finished
+    waiter: asyncio.Future[PumpEnd] = finished.get_loop().create_future()
+    finished.add_done_callback(partial(_wake, waiter))
+    return waiter
 
 
-def _wake(waiter: asyncio.Future[None], _: object) -> None:
+def _wake(waiter: asyncio.Future[PumpEnd], finished: asyncio.Future[PumpEnd]) -> None:
     if not waiter.done():  # Cancelled, perhaps.
-        waiter.set_result(None)
+        waiter.set_result(finished.result())

@@ -16,7 +16,11 @@ def test_a_reset_is_blamed_on_the_side_that_opened_the_connection_or_on_the_othe
 async def test_who_waits_for_an_end_and_is_cancelled_leaves_it_to_come() -> None:
     loop = asyncio.get_running_loop()
     finished: asyncio.Future[PumpEnd] = loop.create_future()
-    cancelled, waiting = (loop.create_task(wait_for_end(finished)) for _ in range(2))
+
+    async def wait() -> PumpEnd:
+        return await wait_for_end(finished)
+
+    cancelled, waiting = (loop.create_task(wait()) for _ in range(2))
     await asyncio.sleep(0)
     cancelled.cancel()
     await asyncio.wait([cancelled])
