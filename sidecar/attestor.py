@@ -323,18 +323,18 @@ class Attestor:
             raise AttestationError(message, reason=Reason.LISTENERS_DIFFER, process=process)
         return attestation
 
-    async def check_holders(self, attestation: Attestation) -> None:
-        """Look for every other holder of an attested socket, in the next pass over all processes.
+    def check_holders(self, attestation: Attestation) -> asyncio.Future[None]:
+        """Look for every other holder of an attested socket, in the next pass over all processes; return its answer.
 
-        The attested process is measured again as well, if it still holds the socket. One pass serves all who wait for
-        it, and passes take a bounded share of a core: the answer may take seconds.
+        The attested process is measured again, too, if it still holds the socket. One pass serves all who wait; passes
+        take a bounded share of a core: the answer may take seconds.
 
         Raises:
-            AttestationError: a process of another program holds the socket, or descriptors are in flight in a Unix
-                socket (``socket_shared``); the attested process runs another program (``program_changed``) or is
-                traced; ``holders_unknown`` when there are more processes or descriptors than can be looked at.
+            AttestationError: ``overloaded``: too many checks wait. By the answer: a process of another program holds
+                the socket, or descriptors are in flight in a Unix socket (``socket_shared``); the attested process runs
+                another program (``program_changed``) or is traced; not all could be looked at (``holders_unknown``).
         """
-        await self._holder_check.check(attestation)
+        return self._holder_check.check(attestation)
 
     def is_clear(self, attestation: Attestation) -> bool:
         """Tell whether no byte of this socket has to wait for ``clear``; never waits.

@@ -108,7 +108,7 @@ async def attest(sidecar: Sidecar, connection: Connection, captured: Captured) -
             raise attestation
         if captured.claim is not None:
             captured.claim.check()
-            captured.claim.on_contest(lambda error: connection.revoke(error.reason, error.message))
+            captured.claim.on_contest(connection.lose_claim)
     except AttestationError as error:
         parties.note_process(error.process)
         connection.detail = error.message

@@ -38,6 +38,7 @@ _TURN_S = 5.0
 # What a look at a server's socket comes to if the server closes it, or ends, while it is looked for.
 _CLOSED_SINCE = frozenset({Reason.NO_OWNER, Reason.PROCESS_VANISHED})
 _ESTABLISHED, _CLOSE_WAIT = 1, 8  # net/tcp_states.h
+_NOWHERE: tuple[Endpoint, Endpoint] = ("", 0), ("", 0)
 
 
 async def await_clearance(sidecar: Sidecar, connection: Connection) -> None:
@@ -87,7 +88,7 @@ async def see_accepted(sidecar: Sidecar, connection: Connection, application: so
         # Kept: a connection that has ended on both sides doesn't say it any more.
         theirs, ours = application.getpeername()[:2], application.getsockname()[:2]
     except OSError:  # It has been reset: the pump will say so.
-        theirs = ours = ("", 0)
+        theirs, ours = _NOWHERE
     acceptance = Acceptance(sidecar, connection, theirs, ours)
     if connection.parties.direction is Direction.INGRESS and connection.parties.attestation is not None:
         await acceptance.look()
@@ -112,7 +113,7 @@ class Acceptance:
         self._is_turn = False
         self._found: KernelSocket | None = None
         self._pump: AnsweringPump | None = None
-        self._answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._answered: asyncio.Future[object] = asyncio.get_running_loop().create_future()
 
     async def look(self) -> None:
         """Look for it after the dial, in explicit mode; permissive mode doesn't wait, and looks at the first answer.
@@ -227,7 +228,9 @@ class Acceptance:
             self._lose(error)
         if self._is_open:
             self._tell()
-        elif self._pump is not None:
+            return
+        self._found, self._endpoints = None, _NOWHERE  # Nothing looks at them any more; the connection may live long.
+        if self._pump is not None:
             self._pump.release_answers()
 
     def _is_proven_now(self, accepted: Attestation) -> bool:

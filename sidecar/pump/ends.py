@@ -8,6 +8,7 @@ and the stories).
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import msgspec
 
@@ -48,16 +49,16 @@ def reset_by(*, is_source: bool) -> Ending:
 
 
 class Finished(asyncio.Future[PumpEnd]):
-    """A pump's end, once it has come. Who waits wakes up in the next turn of the event loop, not a turn after it.
+    """A pump's end, once it has come.
 
-    Cancelling who waits leaves it as it is, as ``asyncio.shield`` would, at less cost.
+    Who waits wakes up in the next turn of the event loop, where a callback would cost one turn more.
     """
 
     __slots__ = ("_waiters",)
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop=loop)
-        self._waiters: tuple[asyncio.Future[None], ...] = ()
+        self._waiters: tuple[asyncio.Future[Any], ...] = ()
 
     def set_result(self, end: PumpEnd, /) -> None:
         """Say how pumping ended, once."""
@@ -65,19 +66,22 @@ class Finished(asyncio.Future[PumpEnd]):
         waiters, self._waiters = self._waiters, ()
         for waiter in waiters:
             if not waiter.done():  # Cancelled, perhaps.
-                waiter.set_result(None)
+                waiter.set_result(end)
 
-    def wake(self, waiter: asyncio.Future[None]) -> None:
-        """Set this future's result when the end comes, or now."""
+    def wake(self, waiter: asyncio.Future[Any]) -> None:
+        """Give this future the end when it comes, or now."""
         if self.done():
-            waiter.set_result(None)
+            waiter.set_result(self.result())
         else:
             self._waiters = (*self._waiters, waiter)
 
-    async def wait(self) -> PumpEnd:
-        """Wait for it."""
-        if not self.done():
-            waiter: asyncio.Future[None] = self.get_loop().create_future()
-            self.wake(waiter)
-            await waiter
-        return self.result()
+    def wait(self) -> asyncio.Future[PumpEnd]:
+        """Return what waits for the end. Cancelled, it leaves this as it is.
+
+        Like ``asyncio.shield``, at less cost: an idle connection waits here for as long as it lives.
+        """
+        if self.done():
+            return self
+        waiter: asyncio.Future[PumpEnd] = self.get_loop().create_future()
+        self._waiters = (*self._waiters, waiter)
+        return waiter
