@@ -249,6 +249,7 @@ async def serve_connection(sidecar: Sidecar, tunnel: Tunnel, turn: Turn, *, sour
                     tunnel.close()
             connection.ending = Ending.REFUSED if connection.ending is Ending.NONE else connection.ending
             raise
+        await acceptance.wait_for_answer()
         await acceptance.prove()
         end = await pump.finished.wait()
         connection.note_end(end)

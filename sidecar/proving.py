@@ -164,15 +164,20 @@ class Acceptance:
             pump.hold_answers(self._look_at_answer)
             pump.finished.wake(self._answered)
 
+    def wait_for_answer(self) -> asyncio.Future[None]:
+        """Return what waits for the first answered byte or the end, if it is still to be proven who has accepted."""
+        if not self._is_open or self._pump is None:
+            self._tell()
+        return self._answered
+
     async def prove(self) -> None:
-        """Wait for the first answered byte, which passes only when it is known who has accepted, or for the end.
+        """After ``wait_for_answer``: let the first answered byte pass when it is known who has accepted.
 
         A server that has closed the connection by then has no holder any more: what is known is who listens, which is
         looked at once more.
         """
         if not self._is_open or self._pump is None:
             return
-        await self._answered
         if self._pump.finished.done():
             return
         try:

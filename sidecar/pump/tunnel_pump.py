@@ -493,7 +493,7 @@ class TunnelPump:
                 revoked=self._revoked,
                 is_retry_allowed=is_retry_allowed,
                 is_unanswered=is_unanswered,
-                early=bytes(outgoing.early) if is_retry_allowed or self._refusal else b"",
+                early=outgoing.early if is_retry_allowed or self._refusal else b"",
                 has_ended=outgoing.has_ended,
                 unsent=bytes(incoming.rest),
                 detail=detail or self._refusal_detail,

@@ -172,7 +172,6 @@ class _Search:
         # whose descriptors change places.
         self.missed: frozenset[int] = frozenset()
         self.restless: set[int] = set()
-        self._names = {f"{PREFIX}{inode}]": inode for inode in wanted}
         self._kinds = kinds
         # Which process holds a TCP socket, and those that more than one process holds.
         self._first: dict[int, int] = {}
@@ -356,11 +355,11 @@ class _Search:
         self.left -= len(files)
         self.is_complete &= is_whole and len(text) < MAX_RING_FDINFO_BYTES
         for file in files:
-            if (wanted := self._names.get(file)) is not None:
-                self._note_holder(wanted, pid)
             if file.startswith(PREFIX):
+                if (inode := inode_of(file)) in self.holders:
+                    self._note_holder(inode, pid)
                 # Which kind of socket isn't told here: what no table shows as TCP as well is shared with nobody.
-                self._note_tcp(inode_of(file), pid)
+                self._note_tcp(inode, pid)
         return True
 
 
