@@ -164,7 +164,7 @@ class Acceptance:
             pump.hold_answers(self._look_at_answer)
             pump.finished.wake(self._answered)
 
-    def wait_for_answer(self) -> asyncio.Future[None]:
+    def wait_for_answer(self) -> asyncio.Future[object]:
         """Return what waits for the first answered byte or the end, if it is still to be proven who has accepted."""
         if not self._is_open or self._pump is None:
             self._tell()
