@@ -78,8 +78,6 @@ class Attestor:
         self._own_listeners: set[int] = set()
         self._shared: dict[Endpoint, Attestation] = {}
         self._running: dict[int, asyncio.Task[Measured]] = {}
-        # Between a connection's accept and the beginning of its story: within two turns of the event loop.
-        self._early: dict[tuple[Endpoint, Endpoint], Attestation | AttestationError | None] = {}
         # Between ``attest_now`` and the ``attest`` that follows it.
         self._caught = CaughtHolders(own_pid=self._own_pid)
         self._fellows = Fellows()
@@ -119,26 +117,6 @@ class Attestor:
         Raises:
             AttestationError: the answer is already no.
         """
-        if (source, destination) not in self._early:
-            return self._attest_now(source, destination)
-        outcome = self._early.pop((source, destination))
-        if isinstance(outcome, AttestationError):
-            raise outcome
-        return outcome
-
-    def attest_early(self, source: Endpoint, destination: Endpoint) -> None:
-        """Do what ``attest_now`` does, whose next answer it is: before the story of the connection begins.
-
-        A sender that exits at once may be gone by then. The answer is forgotten after the next turn of the event loop.
-        """
-        loop = asyncio.get_running_loop()  # In the next turn, before the story begins there, it queues the second call.
-        loop.call_soon(loop.call_soon, self._forget, source, destination)
-        try:
-            self._early[source, destination] = self._attest_now(source, destination)
-        except AttestationError as error:
-            self._early[source, destination] = error
-
-    def _attest_now(self, source: Endpoint, destination: Endpoint) -> Attestation | None:
         if (found := self._find(source, destination)) is None:
             return None
         check_dialled(found)
@@ -152,6 +130,16 @@ class Attestor:
                 loop.call_soon(loop.call_soon, self._forget, source, destination)
             return None
         return measured.attest(found)
+
+    def attest_early(self, source: Endpoint, destination: Endpoint) -> Attestation | AttestationError | None:
+        """Do what ``attest_now`` does, but return its error: before the story of the connection begins.
+
+        A sender that exits at once may be gone by then. The story goes by the answer, in the next turn of the loop.
+        """
+        try:
+            return self.attest_now(source, destination)
+        except AttestationError as error:
+            return error
 
     def find_dialling(self, source: Endpoint, destination: Endpoint) -> KernelSocket | None:
         """Find the socket whose ``connect()`` sent the first packet of a connection and waits; never waits itself."""
@@ -335,18 +323,18 @@ class Attestor:
             raise AttestationError(message, reason=Reason.LISTENERS_DIFFER, process=process)
         return attestation
 
-    async def check_holders(self, attestation: Attestation) -> None:
-        """Look for every other holder of an attested socket, in the next pass over all processes.
+    def check_holders(self, attestation: Attestation) -> asyncio.Future[None]:
+        """Look for every other holder of an attested socket, in the next pass over all processes; return its answer.
 
-        The attested process is measured again as well, if it still holds the socket. One pass serves all who wait for
-        it, and passes take a bounded share of a core: the answer may take seconds.
+        The attested process is measured again, too, if it still holds the socket. One pass serves all who wait; passes
+        take a bounded share of a core: the answer may take seconds.
 
         Raises:
-            AttestationError: a process of another program holds the socket, or descriptors are in flight in a Unix
-                socket (``socket_shared``); the attested process runs another program (``program_changed``) or is
-                traced; ``holders_unknown`` when there are more processes or descriptors than can be looked at.
+            AttestationError: ``overloaded``: too many checks wait. By the answer: a process of another program holds
+                the socket, or descriptors are in flight in a Unix socket (``socket_shared``); the attested process runs
+                another program (``program_changed``) or is traced; not all could be looked at (``holders_unknown``).
         """
-        await self._holder_check.check(attestation)
+        return self._holder_check.check(attestation)
 
     def is_clear(self, attestation: Attestation) -> bool:
         """Tell whether no byte of this socket has to wait for ``clear``; never waits.
@@ -472,7 +460,6 @@ class Attestor:
 
     def _forget(self, source: Endpoint, destination: Endpoint) -> None:
         """Forget what was seen when a connection was accepted: its story has begun, or never will."""
-        self._early.pop((source, destination), None)
         self._caught.forget(source, destination)
 
     async def _measure_caught(self, caught: Caught) -> Measured:

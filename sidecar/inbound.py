@@ -34,7 +34,6 @@ from sidecar.listener import (
 )
 from sidecar.mesh.directory_cache import listed_workload
 from sidecar.proving import await_clearance, see_accepted
-from sidecar.pump.ends import wait_for_end
 from sidecar.pump.tunnel_pump import TunnelPump
 from sidecar.rooms import Place
 from sidecar.sockets.address import Endpoint
@@ -245,13 +244,14 @@ async def serve_connection(sidecar: Sidecar, tunnel: Tunnel, turn: Turn, *, sour
                 pump.refuse(error.reason)
                 try:
                     async with asyncio.timeout(end_wait_s):
-                        await wait_for_end(pump.finished)
+                        await pump.finished.wait()
                 except TimeoutError:
                     tunnel.close()
             connection.ending = Ending.REFUSED if connection.ending is Ending.NONE else connection.ending
             raise
+        await acceptance.wait_for_answer()
         await acceptance.prove()
-        end = await wait_for_end(pump.finished)
+        end = await pump.finished.wait()
         connection.note_end(end)
         note_listed(sidecar, connection)
         if end.ending is not Ending.FINISHED and connection.ending is not Ending.POLICY_CHANGED:

@@ -29,7 +29,7 @@ from sidecar.credential.credential import CredentialError
 from sidecar.foreign_outbound import carry_to_foreign
 from sidecar.mesh.directory_cache import listed_workload
 from sidecar.proving import await_clearance
-from sidecar.pump.ends import PumpEnd, wait_for_end
+from sidecar.pump.ends import PumpEnd
 from sidecar.pump.tunnel_pump import TunnelPump
 from sidecar.routing.route import PERHAPS_GONE, Route
 from sidecar.sockets.dial import DialError
@@ -103,12 +103,12 @@ async def attest(sidecar: Sidecar, connection: Connection, captured: Captured) -
     program, why = None, None
     began = time.perf_counter()
     try:
-        attestation = sidecar.attestor.attest_now(source, destination)
-        if attestation is None:
-            attestation = await sidecar.attestor.attest(source, destination)
+        attestation = captured.early or await sidecar.attestor.attest(source, destination)
+        if isinstance(attestation, AttestationError):
+            raise attestation
         if captured.claim is not None:
             captured.claim.check()
-            captured.claim.on_contest(lambda error: connection.revoke(error.reason, error.message))
+            captured.claim.on_contest(connection.lose_claim)
     except AttestationError as error:
         parties.note_process(error.process)
         connection.detail = error.message
@@ -360,7 +360,7 @@ async def open_and_pump(sidecar: Sidecar, connection: Connection, tunnel: Tunnel
         has_ended=before.has_ended if before else False,
     )
     try:
-        return await wait_for_end(pump.finished)
+        return await pump.finished.wait()
     except asyncio.CancelledError:
         pump.abort(Ending.SHUTDOWN)
         raise

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from sidecar.attest.netlink.sock_diag import KernelSocket
     from sidecar.connection.connection import Connection
     from sidecar.parts import Sidecar
-    from sidecar.pump.ends import PumpEnd
+    from sidecar.pump.ends import Finished
     from sidecar.sockets.address import Endpoint
 
 # A server at rest accepts within some turns of the loop; one that is busy within some milliseconds, or when it can.
@@ -39,6 +39,7 @@ _TURN_S = 5.0
 # What a look at a server's socket comes to if the server closes it, or ends, while it is looked for.
 _CLOSED_SINCE = frozenset({Reason.NO_OWNER, Reason.PROCESS_VANISHED})
 _ESTABLISHED, _CLOSE_WAIT = 1, 8  # net/tcp_states.h
+_NOWHERE: tuple[Endpoint, Endpoint] = ("", 0), ("", 0)
 
 
 async def await_clearance(sidecar: Sidecar, connection: Connection) -> None:
@@ -65,7 +66,7 @@ class AnsweringPump(Protocol):
     """A pump whose application's answers can be held."""
 
     @property
-    def finished(self) -> asyncio.Future[PumpEnd]:
+    def finished(self) -> Finished:
         """Done when nothing more will be moved."""
 
     def hold_answers(self, on_answer: Callable[[], None]) -> None:
@@ -88,7 +89,7 @@ async def see_accepted(sidecar: Sidecar, connection: Connection, application: so
         # Kept: a connection that has ended on both sides doesn't say it any more.
         theirs, ours = application.getpeername()[:2], application.getsockname()[:2]
     except OSError:  # It has been reset: the pump will say so.
-        theirs = ours = ("", 0)
+        theirs, ours = _NOWHERE
     acceptance = Acceptance(sidecar, connection, theirs, ours)
     if connection.parties.direction is Direction.INGRESS and connection.parties.attestation is not None:
         await acceptance.look()
@@ -103,6 +104,8 @@ class Acceptance:
         ours: our own.
     """
 
+    __slots__ = ("_answered", "_connection", "_endpoints", "_found", "_is_open", "_is_turn", "_pump", "_sidecar")
+
     def __init__(self, sidecar: Sidecar, connection: Connection, theirs: Endpoint, ours: Endpoint) -> None:
         self._sidecar = sidecar
         self._connection = connection
@@ -112,7 +115,7 @@ class Acceptance:
         self._found: KernelSocket | None = None
         self._first: Attestation | None = None  # Who listened after the dial.
         self._pump: AnsweringPump | None = None
-        self._answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._answered: asyncio.Future[object] = asyncio.get_running_loop().create_future()
 
     async def look(self) -> None:
         """Look for it after the dial, in explicit mode; permissive mode doesn't wait, and looks at the first answer.
@@ -163,17 +166,22 @@ class Acceptance:
             self._pump = pump
             self._connection.on_search = self._look_late
             pump.hold_answers(self._look_at_answer)
-            pump.finished.add_done_callback(self._tell)
+            pump.finished.wake(self._answered)
+
+    def wait_for_answer(self) -> asyncio.Future[object]:
+        """Return what waits for the first answered byte or the end, if it is still to be proven who has accepted."""
+        if not self._is_open or self._pump is None:
+            self._tell()
+        return self._answered
 
     async def prove(self) -> None:
-        """Wait for the first answered byte, which passes only when it is known who has accepted, or for the end.
+        """After ``wait_for_answer``: let the first answered byte pass when it is known who has accepted.
 
         A server that has closed the connection by then has no holder any more: what is known is who listens, which is
         looked at once more.
         """
         if not self._is_open or self._pump is None:
             return
-        await self._answered
         if self._pump.finished.done():
             return
         try:
@@ -229,7 +237,9 @@ class Acceptance:
             self._lose(error)
         if self._is_open:
             self._tell()
-        elif self._pump is not None:
+            return
+        self._found, self._endpoints = None, _NOWHERE  # Nothing looks at them any more; the connection may live long.
+        if self._pump is not None:
             self._pump.release_answers()
 
     def _look_late(self) -> None:
@@ -318,7 +328,7 @@ class Acceptance:
     def _is_explicit(self) -> bool:
         return self._sidecar.policies.mode is Mode.EXPLICIT
 
-    def _tell(self, _: object = None) -> None:
+    def _tell(self) -> None:
         if not self._answered.done():
             self._answered.set_result(None)
 

@@ -19,7 +19,6 @@ from shared.model.wire.messages import DirectoryEntry
 from sidecar.connection.connection import Connection, Refused
 from sidecar.mesh.directory_cache import listed_workload
 from sidecar.proving import see_accepted
-from sidecar.pump.ends import wait_for_end
 from sidecar.pump.plain_pump import PlainPump
 from sidecar.pump.tls_pump import TlsPump
 from sidecar.sockets.address import Endpoint
@@ -61,9 +60,11 @@ async def look_up_if_known(
     Raises:
         Refused: the CA didn't answer.
     """
+    if (entry := sidecar.directory.get(address)) is not None:
+        return entry  # As for nearly all.
     own = sidecar.policies.own
     may_go_on = sidecar.policies.mode is Mode.PERMISSIVE and not own.denies[direction].rules
-    if may_go_on and sidecar.directory.is_silent and sidecar.directory.get(address) is None:
+    if may_go_on and sidecar.directory.is_silent:
         return None
     try:
         return await look_up(sidecar, address, is_stranger=is_stranger)
@@ -147,8 +148,9 @@ async def pump_plainly(sidecar: Sidecar, connection: Connection, destination: En
         connection.note_pump(pump, Transport.PLAINTEXT)
         acceptance.hold_answers(pump)
         pump.start()
+        await acceptance.wait_for_answer()
         await acceptance.prove()
-        end = await wait_for_end(pump.finished)
+        end = await pump.finished.wait()
         connection.note_end(end)
         if end.ending is Ending.FINISHED:
             onward.close()
@@ -179,8 +181,9 @@ async def pump_through_tls(sidecar: Sidecar, connection: Connection, session: Se
     connection.note_pump(pump, Transport.MTLS)
     acceptance.hold_answers(pump)
     pump.start()
+    await acceptance.wait_for_answer()
     await acceptance.prove()
-    end = await wait_for_end(pump.finished)
+    end = await pump.finished.wait()
     connection.note_end(end)
     if connection.ending is Ending.FINISHED:
         peer.close()  # Both have said their last word, and it was read: the kernel delivers what it still holds.

@@ -9,6 +9,7 @@ import socket
 
 import msgspec
 
+from sidecar.attest.facts import Attestation, AttestationError
 from sidecar.capture.claims import Claim
 from sidecar.sockets.address import Endpoint
 
@@ -23,6 +24,7 @@ class Captured(msgspec.Struct, frozen=True, kw_only=True):
         app_destination: what the socket of the application that dialled has as its peer: ``destination`` under
             redirect, the listener's own address for an explicit listener. Attestation asks the kernel with it.
         claim: that no other captured connection may contest; None of what came from outside.
+        early: what a look at the program said when the connection was accepted; None: that has to be asked.
         may_be_remote: clients outside the pod reach the listener as well.
     """
 
@@ -31,4 +33,5 @@ class Captured(msgspec.Struct, frozen=True, kw_only=True):
     destination: Endpoint
     app_destination: Endpoint
     claim: Claim | None = None
+    early: Attestation | AttestationError | None = None
     may_be_remote: bool = False

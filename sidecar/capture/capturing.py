@@ -211,7 +211,7 @@ class Capturing:
             self._refuse(connection, source, destination, Direction.EGRESS, Reason.OVERLOADED)
             return
         try:
-            self._sidecar.attestor.attest_early(source, app_destination)
+            early = self._sidecar.attestor.attest_early(source, app_destination)
             claim = self._claims.enter(connection, source, app_destination)
         except BaseException:  # A fault of ours costs this connection, not a place for ever.
             place.leave()
@@ -224,6 +224,7 @@ class Capturing:
             app_destination=app_destination,
             may_be_remote=may_be_remote,
             claim=claim,
+            early=early,
         )
         story = self._stories.carry_outbound(self._sidecar, captured)
         self._tasks.spawn(_guard(connection, story, place, claim), name="outbound")

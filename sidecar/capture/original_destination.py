@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import socket
 import struct
+from sys import intern
 
 from sidecar.sockets.address import Endpoint
 
@@ -25,7 +26,7 @@ def normalise_endpoint(name: tuple[str, int] | tuple[str, int, int, int]) -> End
         address = address[len(_MAPPED) :]
     if "%" in address:
         address = address.partition("%")[0]
-    return address, name[1]
+    return intern(address), name[1]  # One text for all connections of an address, most of which have the same.
 
 
 def parse_sockaddr_in(data: bytes) -> Endpoint:

@@ -40,13 +40,15 @@ if TYPE_CHECKING:
     from sidecar.mesh.foreign_trust import ForeignRoots
     from sidecar.mesh.trust import Trust
     from sidecar.native._loop import Proof
-    from sidecar.pump.ends import PumpEnd
+    from sidecar.pump.ends import Finished, PumpEnd
     from sidecar.pump.guard import Guard
 
 # The CA retires an authority by its own clock, as soon as nothing that it signed is valid.
 _CLOCKS_APART_S: Final = 60.0
 # What couldn't be looked at, which permissive mode lets pass.
 _NOT_CHECKED: Final = frozenset({Reason.HOLDERS_UNKNOWN, Reason.OVERLOADED})
+# Not made anew for each connection: an empty set takes as much as all that is known of its two ends.
+_NOTHING_UNPROVEN: Final[frozenset[str]] = frozenset()
 _LINGERING: Final = frozenset({Ending.FINISHED})
 
 
@@ -155,7 +157,7 @@ class Pump(Protocol):
     """What moves a connection's bytes."""
 
     @property
-    def finished(self) -> asyncio.Future[PumpEnd]:
+    def finished(self) -> Finished:
         """Done when nothing more will be moved."""
 
     @property
@@ -250,7 +252,7 @@ class Connection:
         self.is_orphaned = False
         self.fresh_until = math.inf
         self.on_search: Callable[[], None] | None = None
-        self.unproven: frozenset[str] = frozenset()
+        self.unproven = _NOTHING_UNPROVEN
         self.refused_in_explicit: Reason | None = None
         self._pump: Pump | None = None
         self._moved = -1  # As of the last look, and when that was new.
@@ -334,6 +336,10 @@ class Connection:
         self.refusal = reason
         self.detail = detail
         self.abort(Ending.POLICY_CHANGED, reason)
+
+    def lose_claim(self, error: AttestationError) -> None:
+        """Close this connection because another one claims to be that of the same socket."""
+        self.revoke(error.reason, error.message)
 
     def lose_proof(self, reason: Reason, detail: str) -> None:
         """Close this connection because its program isn't proven any more, if it is closed for that.

@@ -161,7 +161,7 @@ def make_record(
         detail=connection.detail[:MAX_DETAIL_CHARACTERS],
         service=parties.service or msgspec.UNSET,
         has_started=has_started or msgspec.UNSET,
-        draft=judge_by_drafts(connection, policies),
+        draft=judge_by_drafts(connection, policies, source_policy, destination_policy),
     )
 
 

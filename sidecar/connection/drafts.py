@@ -62,11 +62,21 @@ class Decided(Protocol):
         """Why explicit mode would have closed it, where permissive mode let it go on."""
 
 
-def judge_by_drafts(connection: Decided, policies: PolicySource) -> DraftVerdict | UnsetType:
-    """Return what the drafts say of a connection that is recorded now; unset: nothing, or it isn't known."""
+def judge_by_drafts(
+    connection: Decided,
+    policies: PolicySource,
+    source_policy: NamespacePolicy | None,
+    destination_policy: NamespacePolicy | None,
+) -> DraftVerdict | UnsetType:
+    """Return what the drafts say of a connection that is recorded now; unset: nothing, or it isn't known.
+
+    Arguments:
+        source_policy, destination_policy: of both ends' namespaces, as ``Parties.find_policies`` found them.
+    """
     parties, enforced = connection.parties, connection.verdict
-    source_policy, destination_policy = parties.find_policies(policies)
-    if not (_has_draft(source_policy) or _has_draft(destination_policy)):
+    if (source_policy is None or source_policy.draft is None) and (
+        destination_policy is None or destination_policy.draft is None
+    ):
         return UNSET  # As for nearly all: each connection is asked about when it is recorded.
     drafts = tuple(
         dict.fromkeys(
@@ -131,10 +141,6 @@ def _is_unresolved(own: NamespacePolicy, reason: Reason, enforced_reason: Reason
 
 def _list_hosts(rules: Iterable[Rule]) -> frozenset[_Named]:
     return frozenset((rule.workloads, rule.ports, host) for rule in rules for peer in rule.peers for host in peer.hosts)
-
-
-def _has_draft(policy: NamespacePolicy | None) -> bool:
-    return policy is not None and policy.state.draft is not None
 
 
 def _with_draft(policy: NamespacePolicy | None) -> NamespacePolicy | None:

@@ -16,7 +16,7 @@ import msgspec
 from shared.model.identity.identity import Workload
 from shared.model.policy.evaluate import NamespacePolicy, compile_in_steps, compile_namespace
 from shared.model.policy.modes import effective_mode
-from shared.model.policy.rules import Mode, NamespaceState, Rule
+from shared.model.policy.rules import NamespaceState, Rule
 from shared.model.wire.messages import FromSidecar, NamespaceInstalled, Subscribe
 from sidecar.mesh.answers import Answers
 from sidecar.slices import run_in_slices
@@ -37,6 +37,7 @@ class Policies:
 
     Attributes:
         own: of the sidecar's own namespace.
+        mode: of the sidecar's own workload, as ``own`` says; each connection asks for it several times.
         generation: grows with every change of any namespace.
     """
 
@@ -49,6 +50,7 @@ class Policies:
         timeout_s: float,
     ) -> None:
         self.own = compile_namespace(state)
+        self.mode = effective_mode(state, workload)
         self.generation = 1
         self._workload = workload
         self._ask_ca = ask
@@ -58,11 +60,6 @@ class Policies:
         self._callbacks: list[Callable[[str], None]] = []
         # The newest state of each namespace whose compilation hasn't ended.
         self._compiling: dict[str, NamespaceState] = {}
-
-    @property
-    def mode(self) -> Mode:
-        """The mode of the sidecar's own workload."""
-        return effective_mode(self.own.state, self._workload)
 
     def get(self, namespace: str) -> NamespacePolicy | None:
         """Return what is in force here, or None when it was never asked for."""
@@ -122,7 +119,7 @@ class Policies:
         known = self._by_name.get(name)
         self._by_name[name] = policy
         if name == self.own.state.namespace:
-            self.own = policy
+            self.own, self.mode = policy, effective_mode(policy.state, self._workload)
         self.generation += 1
         self._answers.give(name, policy)
         for callback in self._callbacks:

@@ -13,7 +13,7 @@ from typing import Final
 
 from shared.model.policy.decision import Ending
 from shared.model.policy.reasons import Reason
-from sidecar.pump.ends import PumpEnd, reset_by
+from sidecar.pump.ends import Finished, PumpEnd, reset_by
 from sidecar.pump.guard import UNGUARDED, Guard
 from sidecar.pump.states import Flow, change_flow
 from sidecar.sockets.ending import DELIVERY_DEADLINE_S, count_untaken, end_writing
@@ -35,7 +35,7 @@ class PlainPump:
 
     def __init__(self, loop: asyncio.AbstractEventLoop, source: socket.socket, destination: socket.socket) -> None:
         self._loop = loop
-        self.finished: asyncio.Future[PumpEnd] = loop.create_future()
+        self.finished = Finished(loop)
         self.guard: Guard = UNGUARDED
         self._deadline: asyncio.TimerHandle | None = None
         poller = poller_of(loop)

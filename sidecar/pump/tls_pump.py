@@ -18,7 +18,7 @@ from OpenSSL import SSL
 
 from shared.model.policy.decision import Ending
 from shared.model.policy.reasons import Reason
-from sidecar.pump.ends import PumpEnd, reset_by
+from sidecar.pump.ends import Finished, PumpEnd, reset_by
 from sidecar.pump.guard import UNGUARDED, Guard
 from sidecar.pump.states import Flow, change_flow
 from sidecar.sockets.ending import DELIVERY_DEADLINE_S, count_untaken, end_writing
@@ -107,7 +107,7 @@ class TlsPump:
         self._fault: SSL.Error | None = None  # Of a write; what reading says after it is OpenSSL's own state.
         self._guard: Guard = UNGUARDED
         self.is_peer_to_blame = False
-        self.finished: asyncio.Future[PumpEnd] = loop.create_future()
+        self.finished = Finished(loop)
 
     @property
     def sent(self) -> int:

@@ -52,7 +52,7 @@ class ToTunnel:
         self.is_broken = False
         self.flow = Flow.NEW
         self.sent = 0
-        self.early = bytearray()
+        self.early = b""
 
     # ---- beginnings -----------------------------------------------------------------------------------------------
 
@@ -109,7 +109,7 @@ class ToTunnel:
     def forget_early(self) -> None:
         """Initiator: ACCEPT has come, so that nothing will be tried again."""
         self._is_copying = False
-        self.early.clear()
+        self.early = b""
 
     # ---- moving ---------------------------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ from shared.model.errors import ProtocolError
 from shared.model.policy.decision import Ending
 from shared.model.policy.reasons import Reason
 from shared.model.trust.certificate import VerifiedPeer
-from sidecar.pump.ends import PumpEnd, reset_by
+from sidecar.pump.ends import Finished, PumpEnd, reset_by
 from sidecar.pump.from_tunnel import FromTunnel
 from sidecar.pump.guard import UNGUARDED, Guard
 from sidecar.pump.states import Answer, Flow, change_answer
@@ -82,7 +82,7 @@ class TunnelPump:
         self._application: socket.socket | None = None
         self._watch: Watch | None = None
         self._on_answer: Callback | None = None
-        self.finished: asyncio.Future[PumpEnd] = self._loop.create_future()
+        self.finished = Finished(self._loop)
 
     @property
     def sent(self) -> int:
@@ -493,7 +493,7 @@ class TunnelPump:
                 revoked=self._revoked,
                 is_retry_allowed=is_retry_allowed,
                 is_unanswered=is_unanswered,
-                early=bytes(outgoing.early) if is_retry_allowed or self._refusal else b"",
+                early=outgoing.early if is_retry_allowed or self._refusal else b"",
                 has_ended=outgoing.has_ended,
                 unsent=bytes(incoming.rest),
                 detail=detail or self._refusal_detail,

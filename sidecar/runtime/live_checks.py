@@ -22,10 +22,8 @@ if TYPE_CHECKING:
 
 _PERIOD_S = 1.0
 _HOLDERS_BATCH = 1024
-_STARTED_AT_ONCE = 64
+_AT_ONCE = 64
 _IDLE_PAUSE_S = 0.2
-# Each makes up to three passes until one can tell. An earlier one could, or no byte would have passed.
-_MAX_CHECKS = 2
 _PROGRAMS_PERIOD_S = 0.05
 _PASSES = 2  # In each period; what the first had no time for is the second's.
 
@@ -71,38 +69,75 @@ async def watch_holders(sidecar: Sidecar, events: Events) -> None:
         if not batch:
             await asyncio.sleep(_IDLE_PAUSE_S)
             continue
-        # One pass over all processes serves every connection that waits for it.
         try:
-            async with asyncio.TaskGroup() as group:
-                for number, connection in enumerate(batch, 1):
-                    group.create_task(_check_holders(sidecar, connection, events), name="holders of one socket")
-                    if not number % _STARTED_AT_ONCE:
-                        await asyncio.sleep(0)  # What was started begins now, and others have their turn.
+            await _check_holders(sidecar, batch, events)
         finally:  # After a fault of ours as well, or they would never be looked at again.
             for connection in batch:
                 sidecar.connections.note_checked(connection, loop.time())
 
 
-async def _check_holders(sidecar: Sidecar, connection: Connection, events: Events) -> None:
-    if connection.on_search is not None:
-        connection.on_search()
-    attestation = connection.parties.attestation
-    if attestation is None:
-        return
+async def _check_holders(sidecar: Sidecar, batch: list[Connection], events: Events) -> None:
+    """Ask about each connection's socket, and follow each answer as it comes.
+
+    One pass over all processes serves every connection that waits for it. A live one waits half its life: a task for
+    each would be a good part of what an idle connection takes.
+    """
+    asked: dict[asyncio.Future[None], Connection] = {}
+    # Each check makes up to three passes until one can tell. An earlier one could, or no byte would have passed: a
+    # second check follows, and no third.
+    asked_again: set[asyncio.Future[None]] = set()
+    answers: asyncio.Queue[asyncio.Future[None]] = asyncio.Queue()
+    take = answers.put_nowait
+
+    def ask(connection: Connection) -> asyncio.Future[None] | None:
+        if connection.on_search is not None:
+            connection.on_search()
+        attestation = connection.parties.attestation
+        if attestation is None:
+            return None
+        try:
+            answer = sidecar.attestor.check_holders(attestation)
+        except AttestationError as error:
+            _close_unproven(connection, error, events)
+            return None
+        asked[answer] = connection
+        answer.add_done_callback(take)
+        return answer
+
     try:
-        for _ in range(_MAX_CHECKS):
-            try:
-                await sidecar.attestor.check_holders(attestation)
-                connection.note_cleared()
-                return
-            except AttestationError as error:
-                if error.reason is not Reason.HOLDERS_UNKNOWN or connection.is_revoked:
-                    _close_unproven(connection, error, events)
-                    return
-                unknown = error
-        _close_unproven(connection, unknown, events)
+        for number, connection in enumerate(batch, 1):
+            ask(connection)
+            if not number % _AT_ONCE:
+                await asyncio.sleep(0)  # Others have their turn.
+        number = 0
+        while asked:
+            answer = await answers.get()
+            connection = asked.pop(answer)
+            if _follow(connection, answer, events, is_last=answer in asked_again) and (later := ask(connection)):
+                asked_again.add(later)
+            number += 1
+            if not number % _AT_ONCE:
+                await asyncio.sleep(0)
+    finally:
+        for answer in asked:
+            if not answer.cancel() and not answer.cancelled():
+                answer.exception()  # Nobody follows it any more.
+
+
+def _follow(connection: Connection, answer: asyncio.Future[None], events: Events, *, is_last: bool) -> bool:
+    """Do as an answer says; return whether it couldn't tell, and another check may."""
+    if answer.cancelled():  # The attestor was closed.
+        return False
+    try:
+        answer.result()
+        connection.note_cleared()
+    except AttestationError as error:
+        if error.reason is Reason.HOLDERS_UNKNOWN and not connection.is_revoked and not is_last:
+            return True
+        _close_unproven(connection, error, events)
     except (TouchmarkError, OSError) as error:
         events.emit("holders_not_checked", connection=connection.id, reason="", message=str(error)[:300])
+    return False
 
 
 def _close_unproven(connection: Connection, error: AttestationError, events: Events) -> None:

@@ -11,7 +11,7 @@ import socket
 import struct
 import termios
 from typing import Final
-from weakref import WeakSet
+from weakref import ref
 
 from sidecar.sockets.polling import poller_of
 
@@ -20,8 +20,9 @@ DELIVERY_DEADLINE_S: Final = 5.0
 MAX_DISCARDED_BYTES: Final = 16 * 1024 * 1024
 _LINGER_ZERO: Final = struct.pack("ii", 1, 0)
 _TCP_CLOSE: Final = 7  # include/net/tcp_states.h
-# Those whose FIN the kernel took. It counts it as a byte, and after a reset doesn't tell any more that there was one.
-_ended: WeakSet[socket.socket] = WeakSet()
+# Those whose FIN the kernel took, by descriptor: one for each at most. It counts it as a byte, and after a reset it
+# doesn't tell any more that there was one. A weak set would call back into Python for each connection that ends.
+_ended: dict[int, ref[socket.socket]] = {}
 _unwanted: Final = bytearray(256 * 1024)
 
 
@@ -40,7 +41,7 @@ def end_writing(connection: socket.socket) -> None:
         connection.shutdown(socket.SHUT_WR)
     except OSError:
         return  # It has gone, and no FIN was queued; reading it tells how.
-    _ended.add(connection)
+    _ended[connection.fileno()] = ref(connection)
 
 
 async def reset_after_delivery(
@@ -134,7 +135,12 @@ def count_untaken(connection: socket.socket) -> int:
     except (OSError, ValueError):
         return 0  # It has been closed here.
     count = int(struct.unpack("i", packed)[0])
-    return count - 1 if count and connection in _ended else count
+    return count - 1 if count and _has_ended(connection) else count
+
+
+def _has_ended(connection: socket.socket) -> bool:
+    ended = _ended.get(connection.fileno())
+    return ended is not None and ended() is connection
 
 
 def count_undelivered(connection: socket.socket) -> int:

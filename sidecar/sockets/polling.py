@@ -12,7 +12,6 @@ import asyncio
 import select
 import socket
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from typing import Final, Self
 from weakref import WeakKeyDictionary
@@ -49,6 +48,13 @@ class Poller:
         watch = self._watches[fd] = Watch(self, fd)
         return watch
 
+    def forget(self, fd: int) -> None:
+        """Report a descriptor no more, if it is there."""
+        try:
+            self._epoll.unregister(fd)
+        except OSError:  # Not ``suppress``, whose object costs more than the call: most connections end here.
+            pass
+
     def _register(self, fd: int, mask: int) -> None:
         try:
             self._epoll.register(fd, mask)
@@ -61,8 +67,7 @@ class Poller:
             watch = watches.get(fd)
             if watch is None:
                 # Its watch was closed and it lives on; or a callback before this one has closed the socket itself.
-                with suppress(OSError):
-                    self._epoll.unregister(fd)
+                self.forget(fd)
             elif events == select.EPOLLIN and (read := watch._on_readable) is not None:
                 # By far the most events: spared what ``notice`` looks at.
                 watch.is_ending = False
@@ -158,8 +163,7 @@ class Watch:
         self._is_lent = True
         # An event that was reported already isn't this one's any more.
         del self._poller._watches[self._fd]
-        with suppress(OSError):
-            self._poller._epoll.unregister(self._fd)
+        self._poller.forget(self._fd)
         self._mask = 0
 
     def regain(self) -> None:
@@ -213,8 +217,7 @@ class Watch:
             if self.is_ending and self._mask:
                 # It would be reported again before its owner closes it: a turn of the loop for nothing.
                 self._mask = 0
-                with suppress(OSError):
-                    self._poller._epoll.unregister(self._fd)
+                self._poller.forget(self._fd)
 
     def notice(self, events: int) -> None:
         """Call back those that wait for one of these events."""
@@ -235,8 +238,7 @@ class Watch:
             self._wait_for(wanted)
         elif not wanted and not self._mask:
             # An earlier watch has left the registration: what nothing reads yet would be reported again and again.
-            with suppress(OSError):
-                self._poller._epoll.unregister(self._fd)
+            self._poller.forget(self._fd)
 
     def _wait_for(self, mask: int) -> None:
         poller, before, self._mask = self._poller, self._mask, mask

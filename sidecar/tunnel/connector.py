@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from functools import partial
 from typing import TYPE_CHECKING
 
 from shared.model.errors import VerificationError
@@ -142,7 +141,7 @@ class Connector:
         except VerificationError:
             tunnel.close()
             raise
-        tunnel.call_when_closed(partial(self._forget_tunnel, tunnel))
+        tunnel.call_when_closed(self._forget_tunnel)
         self.opened += 1
         return tunnel
 

@@ -10,7 +10,6 @@ import asyncio
 import socket
 import time
 from collections.abc import Awaitable, Callable, Hashable
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -89,20 +88,8 @@ async def establish_tunnel(
 
     What this does *not* verify: that the peer's workload is the expected one, and its program.
     """
-
-    async def shake_hands(found: Keys, secrets: Secrets | None) -> Renewed:
-        binding = _bind(found, whom)
-        if secrets is not None:
-            await (secrets.wait_for_another(binding) if role is Role.INITIATOR else secrets.wait_until_kept(named))
-        tls = _make_connection(found.context, connection, role, port)
-        with nullcontext() if secrets is None else resuming(tls, secrets, binding, role, named=named) as attempt:
-            peer = await _shake_hands(loop, connection, tls, role, found.verifier, attempt, timeout_s=timeout_s)
-        return Renewed(tls=tls, peer=peer, credential=found.credential)
-
-    async def rekey() -> Renewed:
-        return await shake_hands(await renew(), None)
-
-    made = await shake_hands(keys, secrets)
+    handshakes = _Handshakes(loop, connection, renew, role, timeout_s, port)
+    made = await handshakes.make_first(keys, secrets, whom, named)
     native = current_loop() if trace is None else None  # A trace sees every frame, which the loop doesn't show.
     make: Callable[..., Tunnel] = Tunnel if native is None else partial(NativeTunnel, native)
     return make(
@@ -112,10 +99,56 @@ async def establish_tunnel(
         role=role,
         peer=made.peer,
         credential=made.credential,
-        rekey=rekey if made.tls.get_alpn_proto_negotiated() == ALPN else None,
+        rekey=handshakes.make_again if made.tls.get_alpn_proto_negotiated() == ALPN else None,
         trace=trace,
         key_bytes=key_bytes,
     )
+
+
+class _Handshakes:
+    """One connection's handshakes: the first, and those for new keys. It lives as long as the tunnel: kept small."""
+
+    __slots__ = ("_connection", "_loop", "_port", "_renew", "_role", "_timeout_s")
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        connection: socket.socket,
+        renew: FindKeys,
+        role: Role,
+        timeout_s: float,
+        port: int,
+    ) -> None:
+        self._loop = loop
+        self._connection = connection
+        self._renew = renew
+        self._role = role
+        self._timeout_s = timeout_s
+        self._port = port
+
+    async def make_first(self, keys: Keys, secrets: Secrets | None, whom: Hashable, named: bytes) -> Renewed:
+        """Make a handshake that rests on an earlier one where there are secrets of it."""
+        if secrets is None:
+            return await self._make(keys, self._begin(keys), None)
+        role, binding = self._role, _bind(keys, whom)
+        await (secrets.wait_for_another(binding) if role is Role.INITIATOR else secrets.wait_until_kept(named))
+        tls = self._begin(keys)
+        with resuming(tls, secrets, binding, role, named=named) as attempt:
+            return await self._make(keys, tls, attempt)
+
+    async def make_again(self) -> Renewed:
+        """Make a whole handshake with the current keys of the same program."""
+        keys = await self._renew()
+        return await self._make(keys, self._begin(keys), None)
+
+    def _begin(self, keys: Keys) -> SSL.Connection:
+        return _make_connection(keys.context, self._connection, self._role, self._port)
+
+    async def _make(self, keys: Keys, tls: SSL.Connection, attempt: Attempt | None) -> Renewed:
+        peer = await _shake_hands(
+            self._loop, self._connection, tls, self._role, keys.verifier, attempt, timeout_s=self._timeout_s
+        )
+        return Renewed(tls=tls, peer=peer, credential=keys.credential)
 
 
 def _bind(keys: Keys, whom: Hashable) -> Hashable:

@@ -104,14 +104,16 @@ class NativeTunnel(Tunnel):
 
     def detach(self) -> None:
         """The tunnel has no user; what arrives waits."""
-        self.take_back()
+        if self._worker is not None:
+            self.take_back()
         self._passing = None
         self._patience = self._steady = STEADY_CALLS
         super().detach()
 
     def close(self, *, is_peer_gone: bool = False) -> None:
         """End the tunnel, as ``Tunnel.close``."""
-        self.take_back()
+        if self._worker is not None:
+            self.take_back()
         self._passing = None
         super().close(is_peer_gone=is_peer_gone)
 
@@ -217,32 +219,38 @@ class NativeTunnel(Tunnel):
 
     def send(self, frame: FrameType, payload: bytes = b"") -> bool:
         """Send a control frame, as ``Tunnel.send``."""
-        self.take_back()
+        if self._worker is not None:
+            self.take_back()
         return super().send(frame, payload)
 
     def write(self, record: bytes | memoryview) -> bool:
         """Write whole frames, as ``Tunnel.write``."""
-        self.take_back()
+        if self._worker is not None:
+            self.take_back()
         return super().write(record)
 
     def pause(self) -> None:
         """Stop reading, as ``Tunnel.pause``."""
-        self.take_back()
+        if self._worker is not None:
+            self.take_back()
         super().pause()
 
     def resume(self) -> None:
         """Read again, as ``Tunnel.resume``."""
-        self.take_back()
+        if self._worker is not None:
+            self.take_back()
         super().resume()
 
     def lose(self, loss: Loss, detail: str) -> None:
         """Close the tunnel and tell its user, as ``Tunnel.lose``."""
-        self.take_back()
+        if self._worker is not None:
+            self.take_back()
         super().lose(loss, detail)
 
     def reset(self, reason: Reason | None = None) -> None:
         """End the tunnel in the middle of a turn, as ``Tunnel.reset``."""
-        self.take_back()
+        if self._worker is not None:
+            self.take_back()
         super().reset(reason)
 
     # ---- writing --------------------------------------------------------------------------------------------------

@@ -126,7 +126,7 @@ class Tunnel:
         self._wants_reading = False
         self._is_closed = False
         self._is_parting = False  # What is left to be written is its last word.
-        self._on_closed: Callable[[], None] | None = None
+        self._on_closed: Callable[[Tunnel], None] | None = None
 
     @property
     def is_closed(self) -> bool:
@@ -534,8 +534,8 @@ class Tunnel:
 
     # ---- ending ---------------------------------------------------------------------------------------------------
 
-    def call_when_closed(self, callback: Callable[[], None]) -> None:
-        """Have ``callback`` called once, when the tunnel is gone for whatever reason."""
+    def call_when_closed(self, callback: Callable[[Tunnel], None]) -> None:
+        """Have ``callback`` called once with this tunnel, when it is gone for whatever reason."""
         self._on_closed = callback
 
     def lose(self, loss: Loss, detail: str) -> None:
@@ -588,7 +588,7 @@ class Tunnel:
         else:
             self._close_connection(is_peer_gone=is_peer_gone)
         if self._on_closed is not None:
-            self._on_closed()
+            self._on_closed(self)
             self._on_closed = None
 
     def _close_connection(self, *, is_peer_gone: bool) -> None:

@@ -157,6 +157,9 @@ class FakeAttestor:
     def attest_early(self, source: Endpoint, destination: Endpoint) -> None:
         return None
 
+    async def attest(self, source: Endpoint, destination: Endpoint) -> Attestation:
+        return self._attestation()
+
     def is_clear(self, attestation: Attestation) -> bool:
         return self.shared is None
 

@@ -88,6 +88,8 @@ async def test_a_socket_that_was_answered_already_isnt_behind_a_connection_that_
         with pytest.raises(AttestationError, match="answered already") as caught:
             attestor.attest_now(source, server.getsockname())
         assert caught.value.reason is Reason.SOCKET_AMBIGUOUS
+        early = attestor.attest_early(source, server.getsockname())
+        assert isinstance(early, AttestationError) and early.reason is Reason.SOCKET_AMBIGUOUS
 
 
 async def test_a_program_that_has_sent_its_last_word_is_attested(attestor: Attestor, server: socket.socket) -> None:
@@ -344,10 +346,9 @@ async def test_a_new_process_that_ends_after_its_connection_was_accepted_is_atte
     place = server.getsockname()
     with running(_SENDS_AND_EXITS, port_of(server)) as child:
         source = take(server)
-        attestor.attest_early(source, place)
+        assert attestor.attest_early(source, place) is None
         child.kill()
         child.wait()
-        assert attestor.attest_now(source, place) is None
         found = await attestor.attest(source, place)
     assert (found.process.pid, found.program.digest) == (child.pid, digest_of(PYTHON))
 
@@ -379,11 +380,10 @@ async def test_a_process_that_executed_another_program_since_the_accept_isnt_tak
     code = CONNECT + "os.set_inheritable(c.fileno(),True)\n" + WAIT
     with running(code + "os.execv('/bin/sleep',['sleep','600'])", port_of(server)) as child:
         source = take(server)
-        attestor.attest_early(source, place)
+        assert attestor.attest_early(source, place) is None
         tell(child)
         while os.readlink(f"/proc/{child.pid}/exe") != os.path.realpath("/bin/sleep"):
             pass
-        assert attestor.attest_now(source, place) is None
         assert (await attestor.attest(source, place)).program.digest == digest_of("/bin/sleep")
 
 

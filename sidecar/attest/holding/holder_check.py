@@ -119,15 +119,16 @@ class HolderCheck:
         self._catching_patience.note_progress()
         return self.is_clear(attestation)
 
-    async def check(self, attestation: Attestation, *, is_urgent: bool = False) -> None:
-        """Wait for the next pass and its answer.
+    def check(self, attestation: Attestation, *, is_urgent: bool = False) -> asyncio.Future[None]:
+        """Ask the next pass; return its answer to come. No coroutine: each live connection waits for one half its life.
 
         Arguments:
             is_urgent: a connection's first byte waits for it.
 
         Raises:
-            AttestationError: ``socket_shared``; ``program_changed``, ``process_traced`` and the like of the attested
-                process itself; ``holders_unknown``; ``overloaded`` when too many checks wait.
+            AttestationError: ``overloaded``: too many checks wait. By the answer: ``socket_shared``;
+                ``program_changed``, ``process_traced`` and the like of the attested process itself;
+                ``holders_unknown``.
         """
         if len(self._waiting) >= _MAX_WAITING:
             raise AttestationError("too many holder checks wait", reason=Reason.OVERLOADED)
@@ -138,7 +139,7 @@ class HolderCheck:
             self._hurry.set()
         if self._runner is None or self._runner.done():
             self._runner = loop.create_task(self._run(), name="attest-holders")
-        await request.answer
+        return request.answer
 
     async def _run(self) -> None:
         while self._waiting:
@@ -196,10 +197,8 @@ class HolderCheck:
         self._patience.note_progress()
         if before is None:
             return now
-        for inode, pids in now.holders.items():
-            pids |= before.holders.get(inode, set())
         return Holdings(
-            holders=now.holders,
+            holders={inode: pids.union(before.holders.get(inode, ())) for inode, pids in now.holders.items()},
             users={**before.users, **now.users},
             sharers=now.sharers,
             in_flight=now.in_flight,

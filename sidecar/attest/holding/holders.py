@@ -55,6 +55,7 @@ _INVISIBLE = 4_096
 # At a process whose threads come and go; again at a table whose descriptors do.
 _MAX_LOOKS = 3
 _OTHER, _TCP, _UNIX, _UNKNOWN, _MOVED = range(1, 6)
+_NOBODY: frozenset[int] = frozenset()
 
 
 def shows_rings_whole(release: str) -> bool:
@@ -86,7 +87,7 @@ class Holdings:
         took_s: CPU time.
     """
 
-    holders: dict[int, set[int]] = field(default_factory=dict)
+    holders: dict[int, frozenset[int]] = field(default_factory=dict)
     users: dict[int, frozenset[int]] = field(default_factory=dict)
     sharers: dict[int, frozenset[int]] = field(default_factory=dict)
     in_flight: dict[int, frozenset[int]] = field(default_factory=dict)
@@ -161,7 +162,8 @@ class _Search:
     """One pass over processes: what was found, and how much may still be looked at."""
 
     def __init__(self, wanted: Collection[int], kinds: dict[int, int], *, own_pid: int, proc: str) -> None:
-        self.holders: dict[int, set[int]] = {inode: set() for inode in wanted}
+        self.holders: dict[int, frozenset[int]] = dict.fromkeys(wanted, _NOBODY)
+        self._alone: dict[int, frozenset[int]] = {}
         self.in_flight: dict[int, set[int]] = {}
         self.hidden: set[int] = set()
         self.left = MAX_DESCRIPTORS
@@ -170,7 +172,6 @@ class _Search:
         # whose descriptors change places.
         self.missed: frozenset[int] = frozenset()
         self.restless: set[int] = set()
-        self._names = {f"{PREFIX}{inode}]": inode for inode in wanted}
         self._kinds = kinds
         # Which process holds a TCP socket, and those that more than one process holds.
         self._first: dict[int, int] = {}
@@ -297,7 +298,7 @@ class _Search:
         moved, read = set[int](), set[int]()
         for inode, descriptor in sockets:
             if inode in self.holders:
-                self.holders[inode].add(pid)
+                self._note_holder(inode, pid)
             kind = self._kinds.get(inode) or self._read_kind(inode, place, str(descriptor))
             if kind == _TCP:
                 self._note_tcp(inode, pid)
@@ -313,6 +314,13 @@ class _Search:
             if moved:
                 read.add(inode)
         return moved - read
+
+    def _note_holder(self, inode: int, pid: int) -> None:
+        """Note it in a set of its own only where others hold the socket, too: thousands mostly have one holder."""
+        if not (known := self.holders[inode]):
+            self.holders[inode] = self._alone.setdefault(pid, frozenset((pid,)))
+        elif pid not in known:
+            self.holders[inode] = known | {pid}
 
     def _read_kind(self, inode: int, place: str, name: str) -> int:
         protocol = read_protocol(place, name, inode, self._proc)
@@ -347,11 +355,11 @@ class _Search:
         self.left -= len(files)
         self.is_complete &= is_whole and len(text) < MAX_RING_FDINFO_BYTES
         for file in files:
-            if (wanted := self._names.get(file)) is not None:
-                self.holders[wanted].add(pid)
             if file.startswith(PREFIX):
+                if (inode := inode_of(file)) in self.holders:
+                    self._note_holder(inode, pid)
                 # Which kind of socket isn't told here: what no table shows as TCP as well is shared with nobody.
-                self._note_tcp(inode_of(file), pid)
+                self._note_tcp(inode, pid)
         return True
 
 

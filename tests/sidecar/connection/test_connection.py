@@ -16,7 +16,7 @@ from shared.model.policy.rules import Direction, Mode
 from shared.model.trust.bundle import public_key_digest
 from shared.model.trust.certificate import VerifiedPeer
 from sidecar.connection.connection import Connection, Refused
-from sidecar.pump.ends import PumpEnd
+from sidecar.pump.ends import Finished
 from sidecar.pump.guard import Guard
 from tests.sidecar.pair import (
     CLIENT,
@@ -114,7 +114,7 @@ class Renewed:
 
     def __init__(self, peer: VerifiedPeer) -> None:
         self.peer = peer
-        self.finished: asyncio.Future[PumpEnd] = asyncio.get_running_loop().create_future()
+        self.finished = Finished(asyncio.get_running_loop())
 
     def abort(self, ending: Ending, reason: Reason | None = None) -> None:
         """Nothing moves."""

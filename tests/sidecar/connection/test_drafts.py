@@ -125,7 +125,7 @@ def ask(state: NamespaceState, parties: Parties, refusal: Reason | None = None) 
     policies = FakePolicies("shop", {"shop": state})
     verdict: Verdict | None = parties.evaluate(policies)
     connection = SimpleNamespace(parties=parties, verdict=verdict, refusal=refusal, refused_in_explicit=None)
-    return judge_by_drafts(connection, policies)
+    return judge_by_drafts(connection, policies, *parties.find_policies(policies))
 
 
 def test_a_draft_that_denies_is_named_with_its_rule() -> None:

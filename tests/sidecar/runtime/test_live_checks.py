@@ -47,10 +47,16 @@ class Scene:
     def note_checked(self, connection: Scene, now: float) -> None:
         self.checked += 1
 
-    async def check_holders(self, attestation: object) -> None:
+    def check_holders(self, attestation: object) -> asyncio.Future[None]:
         self.asked += 1
-        if self.asked <= self.tells_after:
-            raise self.left[0]
+        self.answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if not self.left:
+            pass  # The answer is the test's.
+        elif self.asked <= self.tells_after:
+            self.answer.set_exception(self.left[0])
+        else:
+            self.answer.set_result(None)
+        return self.answer
 
     def list_attestations(self) -> list[object]:
         return [self.attestation]
@@ -150,6 +156,35 @@ async def test_a_search_that_is_complete_later_takes_the_mark_of_incomplete_ones
         scene.tells_after, scene.waiting, scene.checked = scene.asked, [scene], 0
         await watch(watch_holders(cast("Any", scene), events), scene)
         assert (scene.refused_in_explicit, scene.revoked) == ([], [])
+
+
+async def test_a_sockets_answer_is_followed_while_others_are_awaited() -> None:
+    async with told() as events:
+        slow, quick = (Scene(Reason.SOCKET_SHARED, Mode.EXPLICIT, OUT) for _ in range(2))
+        slow.left = []
+        both = Scene(Reason.SOCKET_SHARED, Mode.EXPLICIT, OUT)
+        both.waiting = [quick, slow]
+        slow.attestation.scene, quick.attestation.scene = slow, quick
+        both.check_holders = lambda attestation: attestation.scene.check_holders(attestation)  # type: ignore[attr-defined,method-assign]
+        watching = asyncio.create_task(watch_holders(cast("Any", both), events))
+        await until(lambda: quick.revoked)
+        assert (slow.asked, slow.revoked, both.checked) == (1, [], 0)
+        slow.answer.cancel()  # As the attestor's end does.
+        await until(lambda: both.checked)
+        assert (both.checked, slow.revoked, watching.done()) == (2, [], False)
+        watching.cancel()
+        await asyncio.wait({watching})
+
+
+async def test_answers_that_nobody_follows_any_more_are_given_up() -> None:
+    async with told() as events:
+        scene = Scene(Reason.SOCKET_SHARED, Mode.EXPLICIT, OUT)
+        scene.left = []
+        watching = asyncio.create_task(watch_holders(cast("Any", scene), events))
+        await until(lambda: scene.asked)
+        watching.cancel()
+        await asyncio.wait({watching})
+        assert (scene.answer.cancelled(), scene.checked) == (True, 1)
 
 
 async def test_where_the_attested_process_has_ended_the_connection_goes_on_as_an_orphan() -> None:

@@ -112,14 +112,14 @@ async def test_a_peer_that_asks_for_short_records_gets_every_byte(monkeypatch: p
 
 async def test_a_lost_tunnel_tells_its_user_once() -> None:
     first, second = await make_tunnels(Mint())
-    user, closed = Listener(), []
+    user, closed = Listener(), list[Tunnel]()
     second.attach(user)
-    second.call_when_closed(lambda: closed.append(True))
+    second.call_when_closed(closed.append)
     first.close()
     await until(lambda: user.losses)
     second.lose(Loss.BROKEN, "")
     assert user.losses == [Loss.BROKEN]
-    assert closed == [True]
+    assert closed == [second]
     assert second.is_closed
 
 
