@@ -31,9 +31,10 @@ _T = TypeVar("_T")
 _LAST_STEP_S: Final = 5.0
 # A handshake that is cut into no more steps than it has takes three after its first one.
 _MOST_BEGUN: Final = 8
-# Short steps on the loop, of 0.1 to 0.5 ms each, until it has come to what waited then: as a burst's last ones may come
-# before its count begins anew, twice as many come one after another at the most.
-_MOST_HERE: Final = 5
+# Short steps on the loop, of 0.03 to 0.2 ms each, until it has come to what waited then. As a burst's last ones may
+# come before its count begins anew, twice as many come one after another at the most: 5 ms of a responder's first ones.
+# With fewer a burst costs more: the others are handed over or, where they wait for the loop, come in smaller batches.
+_MOST_HERE: Final = 12
 
 
 class _Step:
