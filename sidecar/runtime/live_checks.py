@@ -84,6 +84,8 @@ async def watch_holders(sidecar: Sidecar, events: Events) -> None:
 
 
 async def _check_holders(sidecar: Sidecar, connection: Connection, events: Events) -> None:
+    if connection.on_search is not None:
+        connection.on_search()
     attestation = connection.parties.attestation
     if attestation is None:
         return
