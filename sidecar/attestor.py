@@ -30,7 +30,7 @@ from sidecar.attest.holding.own_socket import refuse_given
 from sidecar.attest.holding.owner import OwnerSearch, find_own
 from sidecar.attest.holding.tables import count_descriptors, holds_any
 from sidecar.attest.known import KnownProcesses
-from sidecar.attest.measure import Measured, Measuring
+from sidecar.attest.measure import Measured, Measuring, agree
 from sidecar.attest.netlink.kernel_sockets import KernelSockets
 from sidecar.attest.netlink.sock_diag import LISTEN, KernelSocket, NetlinkError, covers, normalise_address
 from sidecar.attest.process import Process
@@ -78,11 +78,15 @@ class Attestor:
         self._own_listeners: set[int] = set()
         self._shared: dict[Endpoint, Attestation] = {}
         self._running: dict[int, asyncio.Task[Measured]] = {}
+        self._measured = 0  # How many of them have ended, in whatever way.
         # Between ``attest_now`` and the ``attest`` that follows it.
         self._caught = CaughtHolders(own_pid=self._own_pid)
         self._fellows = Fellows()
         self._dialling = Dialling()
         self._scanners = ThreadPoolExecutor(2, thread_name_prefix="attest-look")
+        # Walks over all sockets take milliseconds each, whatever they find: one at once, so that the other scanner is
+        # free for the process that a burst of connections waits for.
+        self._walks = asyncio.Semaphore(1)
         self._hashers = ThreadPoolExecutor(2, thread_name_prefix="attest-hash")
         self._measuring = Measuring(Executables(self._hashers, max_bytes=max_executable_bytes), self._scanners)
         self.looks = ProgramLooks()
@@ -104,12 +108,13 @@ class Attestor:
         self._caught.close()
         self._kernel.close()
 
-    def attest_now(self, source: Endpoint, destination: Endpoint) -> Attestation | None:
+    def attest_now(self, source: Endpoint, destination: Endpoint, *, may_catch: bool = True) -> Attestation | None:
         """Attest a connection if its program is known; never waits.
 
         Arguments:
             source: the application's own address and port.
             destination: what the application connected to: the *original* destination.
+            may_catch: look for a process that isn't known among the newest, for the ``attest`` that follows.
 
         Returns:
             None when only ``attest`` can tell.
@@ -125,7 +130,7 @@ class Attestor:
         refuse_orphan(found)
         measured = self._recognise(found, kind_of(found))
         if measured is None:
-            if self._caught.catch(source, destination, found, kind_of(found)):
+            if may_catch and self._caught.catch(source, destination, found, kind_of(found)):
                 loop = asyncio.get_running_loop()
                 loop.call_soon(loop.call_soon, self._forget, source, destination)
             return None
@@ -195,13 +200,18 @@ class Attestor:
             except AttestationError as error:
                 if error.reason is not Reason.PROCESS_VANISHED:
                     raise
-            loop = asyncio.get_running_loop()
-            found = await loop.run_in_executor(self._scanners, find_dialled, source, destination)
+            loop, measured = asyncio.get_running_loop(), self._measured
+            async with self._walks:
+                # Of a burst's connections the first ones find the process: the others need no walk each.
+                if self._measured != measured and (known := self.attest_now(source, destination, may_catch=False)):
+                    return known
+                found = await loop.run_in_executor(self._scanners, find_dialled, source, destination)
             self._patience.note_progress()
             check_dialled(found)
             refuse_orphan(found)
             try:
-                return (await self._measure(found, kind_of(found))).attest(found)
+                met = self._recognise(found, kind_of(found)) if self._measured != measured else None
+                return (met or await self._measure(found, kind_of(found))).attest(found)
             except AttestationError as error:
                 if error.reason in {Reason.PROCESS_VANISHED, Reason.NO_OWNER}:
                     now = await loop.run_in_executor(self._scanners, find_dialled, source, destination)
@@ -230,7 +240,7 @@ class Attestor:
             if (measured := self._recognise(listener, listener.cookie)) is None:
                 return None
             found.append((measured, listener))
-        attestation = _agree(found, port)
+        attestation = agree(found, port)
         if not self._shared:
             # It runs after the callbacks that are ready now and before any that becomes ready later.
             asyncio.get_running_loop().call_soon(self._shared.clear)
@@ -259,7 +269,7 @@ class Attestor:
                     continue
                 measured = self._recognise(listener, listener.cookie)
                 found.append((measured or await self._measure(listener, listener.cookie), listener))
-            return _agree(found, port)
+            return agree(found, port)
 
     def find_accepted(self, application: Endpoint, local: Endpoint) -> KernelSocket | None:
         """Find the server's end of a connection of our own to an application of this pod; never waits.
@@ -568,20 +578,9 @@ class Attestor:
 
     def _finish(self, pid: int, done: asyncio.Task[Measured]) -> None:
         del self._running[pid]
+        self._measured += 1
         self._patience.note_progress()
         # Retrieved here as well: every waiter may have been cancelled.
         if not done.cancelled() and done.exception() is None:
             self._known.add(done.result(), now=asyncio.get_running_loop().time())
         self._fellows.answer(pid)
-
-
-def _agree(found: list[tuple[Measured, KernelSocket]], port: int) -> Attestation:
-    """Require that all listeners run one program."""
-    if not found:
-        raise AttestationError(f"only the sidecar listens on port {port}", reason=Reason.NO_LISTENER)
-    first, listener = found[0]
-    for other, _ in found[1:]:
-        if other.program != first.program:
-            message = f"processes {first.process.pid} and {other.process.pid} listen on port {port} with two programs"
-            raise AttestationError(message, reason=Reason.LISTENERS_DIFFER, process=other.process.facts)
-    return first.attest(listener, tuple(one.inode for _, one in found[1:]))

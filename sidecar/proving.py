@@ -104,7 +104,17 @@ class Acceptance:
         ours: our own.
     """
 
-    __slots__ = ("_answered", "_connection", "_endpoints", "_found", "_is_open", "_is_turn", "_pump", "_sidecar")
+    __slots__ = (
+        "_answered",
+        "_connection",
+        "_endpoints",
+        "_first",
+        "_found",
+        "_is_open",
+        "_is_turn",
+        "_pump",
+        "_sidecar",
+    )
 
     def __init__(self, sidecar: Sidecar, connection: Connection, theirs: Endpoint, ours: Endpoint) -> None:
         self._sidecar = sidecar

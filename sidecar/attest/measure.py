@@ -212,6 +212,22 @@ def sight(process: Process, inode: int) -> Sighting:
     )
 
 
+def agree(found: list[tuple[Measured, KernelSocket]], port: int) -> Attestation:
+    """Attest a port's listeners, which must run one program.
+
+    Raises:
+        AttestationError: ``no_listener``, ``listeners_differ``.
+    """
+    if not found:
+        raise AttestationError(f"only the sidecar listens on port {port}", reason=Reason.NO_LISTENER)
+    first, listener = found[0]
+    for other, _ in found[1:]:
+        if other.program != first.program:
+            message = f"processes {first.process.pid} and {other.process.pid} listen on port {port} with two programs"
+            raise AttestationError(message, reason=Reason.LISTENERS_DIFFER, process=other.process.facts)
+    return first.attest(listener, tuple(one.inode for _, one in found[1:]))
+
+
 def _execution(sighting: Sighting) -> Execution:
     device, file, *_ = sighting.key
     process, image = sighting.process, sighting.process.image

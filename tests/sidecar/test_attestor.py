@@ -7,6 +7,7 @@ import asyncio
 import ctypes
 import os
 import socket
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -14,9 +15,12 @@ from pathlib import Path
 import pytest
 
 from shared.model.policy.reasons import Reason
+from sidecar.attest.dialled import find_dialled
 from sidecar.attest.holding import clearance
+from sidecar.attest.holding.caught import CaughtHolders
 from sidecar.attest.holding.owner import OwnerSearch
 from sidecar.attest.measure import Measured, Measuring, Sighting
+from sidecar.attest.netlink.sock_diag import KernelSocket
 from sidecar.attestor import Attestation, AttestationError, Attestor
 from tests.free_ports import free_port
 from tests.sidecar.attest.processes import (
@@ -204,6 +208,38 @@ async def test_a_connection_that_comes_in_the_turn_in_which_the_measurement_ends
         found = [await attestor.attest(sources[0], place), *(await asyncio.gather(*later))]
     assert {one.process.pid for one in found} == {child.pid}
     assert len({one.inode for one in found}) == 3
+
+
+async def test_a_bursts_connections_wait_for_no_walk_over_all_sockets_once_their_process_is_known(
+    attestor: Attestor, server: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A walk takes milliseconds whatever it finds, and the measuring would stand behind those of all."""
+    monkeypatch.setattr(CaughtHolders, "look_at", lambda *_: None)  # As where it isn't among the newest processes.
+    monkeypatch.setattr(OwnerSearch, "find", None)
+    loop, has_begun, may_go_on = asyncio.get_running_loop(), asyncio.Event(), threading.Event()
+    walked: list[tuple[str, int]] = []
+
+    def walk(source: tuple[str, int], destination: tuple[str, int]) -> KernelSocket:
+        walked.append(source)
+        loop.call_soon_threadsafe(has_begun.set)
+        may_go_on.wait()
+        return find_dialled(source, destination)
+
+    monkeypatch.setattr("sidecar.attestor.find_dialled", walk)
+    place = server.getsockname()
+    code = "import socket,sys\nc=[socket.create_connection(('127.0.0.1',int(sys.argv[1]))) for _ in range(8)]\n" + WAIT
+    with running(code, port_of(server)) as child:
+        sources = [take(server) for _ in range(8)]
+        attesting = [asyncio.create_task(attestor.attest(source, place)) for source in sources]
+        try:
+            await has_begun.wait()
+            await attestor._measure_process(child.pid, 0)
+        finally:
+            may_go_on.set()
+        found = await asyncio.gather(*attesting)
+    assert {one.process.pid for one in found} == {child.pid}
+    assert len({one.inode for one in found}) == 8
+    assert walked == sources[:1]
 
 
 async def test_a_known_process_that_has_ended_is_forgotten_at_the_next_new_one(

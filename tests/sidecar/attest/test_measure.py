@@ -12,7 +12,7 @@ import pytest
 from shared.model.policy.reasons import Reason
 from sidecar.attest.executable import Executables
 from sidecar.attest.facts import AttestationError
-from sidecar.attest.measure import Measuring
+from sidecar.attest.measure import Measuring, agree
 from sidecar.attest.process import Process
 from tests.sidecar.attest.processes import PYTHON, WAIT, copy_program, digest_of, running
 
@@ -53,3 +53,9 @@ async def test_a_file_changed_without_a_new_time_is_hashed_again() -> None:
     finally:
         program.unlink()
     assert digests[0] != digests[1]
+
+
+def test_a_port_on_which_only_the_sidecar_listens_has_no_listener() -> None:
+    with pytest.raises(AttestationError, match="only the sidecar listens on port 80") as caught:
+        agree([], 80)
+    assert caught.value.reason is Reason.NO_LISTENER
