@@ -16,6 +16,7 @@ from typing import Any
 import aiohttp
 import pytest
 import structlog
+import uvloop
 
 from ca import __main__ as ca_main
 from ca.__main__ import _configure_logs
@@ -86,7 +87,7 @@ def test_in_a_cluster_what_takes_long_to_load_is_loaded_before_the_event_loop_ru
     monkeypatch.setattr(ca_main, "import_module", done.append)
     monkeypatch.setattr(ca_main, "_configure_logs", lambda _: None)
     monkeypatch.setattr(ca_main, "keep_large_blocks_apart", lambda: None)
-    monkeypatch.setattr(ca_main.uvloop, "run", run)
+    monkeypatch.setattr(uvloop, "run", run)
     monkeypatch.setattr(os, "umask", lambda _: 0)
     options = ["--data-dir", str(tmp_path), "--kubernetes", "--sidecar-image", "example.test/sidecar:1"]
     assert ca_main.main(options) == 0
