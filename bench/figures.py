@@ -17,13 +17,18 @@ REFERENCE: Final = "envoy"
 
 
 class Metric(StrEnum):
-    """What is measured. ``cpu`` is that of both proxies together, from the kernel's accounting; ``rss`` likewise."""
+    """What is measured. ``cpu`` is that of both proxies together, from the kernel's accounting; ``rss`` likewise.
+
+    ``rss_open`` is ``rss`` while the connections are open that are measured, and ``rss`` of that work what they added:
+    less where memory that was freed before is used again.
+    """
 
     RATE = "rate"
     LATENCY_P50 = "latency_p50"
     LATENCY_P99 = "latency_p99"
     CPU = "cpu"
     RSS = "rss"
+    RSS_OPEN = "rss_open"
 
 
 class Sample(msgspec.Struct, frozen=True, kw_only=True):

@@ -200,7 +200,10 @@ def _memory_per_connection(task: Task) -> list[Sample]:
         finally:
             holder.kill()
     per_connection = (during.rss_bytes - before.rss_bytes) / IDLE_CONNECTIONS
-    return [task.sample(Metric.RSS, "KiB/connection", per_connection / 1024)]
+    return [
+        task.sample(Metric.RSS, "KiB/connection", per_connection / 1024),
+        task.sample(Metric.RSS_OPEN, "MiB", during.rss_bytes / _MIB),
+    ]
 
 
 def _usage_samples(task: Task, before: Usage, after: Usage, count: float, unit: str) -> list[Sample]:
