@@ -552,6 +552,7 @@ async def test_a_process_is_clear_from_its_first_pass_until_somebody_else_holds_
     """The second connection needs no pass of its own; the third, which a later child holds as well, does."""
     monkeypatch.setattr(clearance, "_MAX_NEW_TASKS", 1_000_000)  # Whatever else this machine does.
     monkeypatch.setattr(clearance, "_MAX_NEW_DESCRIPTORS", 1_000_000)
+    monkeypatch.setattr(clearance, "_LIFE_S", 3600.0)  # And however long it takes for that.
     code = CONNECT + WAIT + "d=socket.create_connection(c.getpeername())\nsys.stdin.readline()\n"
     code += "e=socket.create_connection(c.getpeername());e.set_inheritable(True)\n"
     code += "p=os.spawnv(os.P_NOWAIT,'/bin/sh',['sh','-c','echo spawned; read x'])\nos.waitpid(p,0)"
