@@ -90,8 +90,6 @@ async def _check_holders(sidecar: Sidecar, batch: list[Connection], events: Even
     take = answers.put_nowait
 
     def ask(connection: Connection) -> asyncio.Future[None] | None:
-        if connection.on_search is not None:
-            connection.on_search()
         attestation = connection.parties.attestation
         if attestation is None:
             return None
@@ -106,6 +104,8 @@ async def _check_holders(sidecar: Sidecar, batch: list[Connection], events: Even
 
     try:
         for number, connection in enumerate(batch, 1):
+            if connection.on_search is not None:
+                connection.on_search()
             ask(connection)
             if not number % _AT_ONCE:
                 await asyncio.sleep(0)  # Others have their turn.
