@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Final
 
 import structlog
@@ -41,6 +42,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         configuration = parse_arguments(given)
         _configure_logs(configuration.log_level)
         keep_large_blocks_apart()
+        if configuration.kubernetes:
+            # The client library takes a second of computing, on a busy machine many: it is loaded before the event
+            # loop runs, and while another CA may still have the data directory.
+            import_module("ca.runtime.cluster")
         uvloop.run(_run(configuration))
     except TouchmarkError as error:
         print(f"error[{error.code}]: {error.message}", file=sys.stderr)

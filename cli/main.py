@@ -9,9 +9,10 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import re
 import sys
-from collections.abc import Sequence
-from typing import Annotated, Any
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any, Final
 
 import typer
 from typer.exceptions import TyperException
@@ -50,6 +51,8 @@ from cli.text.exit_codes import ExitCode, format_exit_codes
 from cli.text.help_text import format_help
 from cli.text.output import print_error, print_note
 from shared.model.errors import InputError, TouchmarkError
+
+_UNKNOWN_COMMAND: Final = re.compile(r"No such command '([^']{1,80})'\.")
 
 app = typer.Typer(
     name="touchmark",
@@ -103,6 +106,33 @@ def _write_helps(command: Any) -> None:
         _write_helps(inner)
 
 
+def list_commands() -> tuple[str, ...]:
+    """Return every command's name without ``touchmark``, as ``program approve``."""
+
+    def walk(command: Any, before: str) -> Iterator[str]:
+        for name, inner in getattr(command, "commands", {}).items():
+            yield before + name
+            yield from walk(inner, f"{before}{name} ")
+
+    return tuple(walk(_make_tree(), ""))
+
+
+def _name_meant(message: str, path: str) -> str:
+    """Add to typer's words about an unknown command which ones may be meant; other words are left as they are.
+
+    Arguments:
+        path: of the group that has no such command, with ``touchmark``.
+    """
+    from cli.text.command_names import find_meant
+
+    if (unknown := _UNKNOWN_COMMAND.fullmatch(message)) is None:
+        return message
+    meant = find_meant(f"{path} {unknown[1]}".partition(" ")[2], list_commands())
+    if not meant:
+        return message
+    return f"{message} Did you mean {' or '.join(f'{each!r}' for each in meant)}?"
+
+
 def _print_version(is_asked: bool) -> None:
     if is_asked:
         version.version()
@@ -129,6 +159,7 @@ def run(arguments: Sequence[str]) -> int:
         message = error.format_message().replace("Value error, ", "")
         if message:
             command = getattr(getattr(error, "ctx", None), "command_path", "touchmark")
+            message = _name_meant(message, command)
             print_error(InputError(message, hint=f"`{command} --help` shows the options"), as_json=as_json)
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):

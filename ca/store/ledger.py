@@ -103,6 +103,7 @@ class Ledger:
         query = select(certificates.c.serial).where(
             certificates.c.namespace == workload.namespace,
             certificates.c.service_account == workload.service_account,
+            certificates.c.digest.in_({_digest(identity) for identity in identities}),
             certificates.c.identity.in_([str(identity) for identity in identities]),
         )
         async with self._database.reading() as connection:
@@ -240,6 +241,10 @@ def _list_conditions(wanted: LedgerFilter) -> Iterator[ColumnElement[bool]]:
         yield column.issued <= wanted.until
 
 
+def _digest(identity: Identity) -> str:
+    return identity.program.digest if identity.program is not None else ""
+
+
 def _serial(serial: int) -> str:
     return f"{serial:x}"
 
@@ -268,7 +273,7 @@ def _values(record: CertificateRecord) -> dict[str, Any]:
         "pid": record.pid,
         "uid": record.uid,
         "approved_by": record.approved_by,
-        "digest": record.identity.program.digest if record.identity.program is not None else "",
+        "digest": _digest(record.identity),
     }
 
 

@@ -204,7 +204,8 @@ certificates: Final = Table(
     Index("ix_certificates_authority", "authority_id", "issued"),
     Index("ix_certificates_instance", "instance", "not_after"),
     Index("ix_certificates_issued", "issued"),
-    Index("ix_certificates_workload", "namespace", "service_account", "issued"),
+    # The digest is only compared there: else each certificate of a workload is read that never had a program.
+    Index("ix_certificates_workload", "namespace", "service_account", "issued", "digest"),
 )
 
 namespaces: Final = Table(

@@ -39,11 +39,14 @@ def coverage(
 
     from cli.backends.session import ask_admin, find_gaps
     from cli.commands.edges import build_query
+    from cli.commands.unknown_namespace import refuse_unknown
     from cli.text.output import print_line, print_note
 
     target = options.get_target(context)
     query = {"since": build_query(since=since, limit=1)["since"]}
     answer = ask_admin(target, lambda client: client.get_coverage(namespace, query))
+    if not answer.workloads:
+        refuse_unknown(target, namespace)
     if target.in_cluster:
         answer = replace(answer, gaps=asyncio.run(find_gaps(target, namespace, since=answer.since)))
     if as_json:

@@ -83,6 +83,7 @@ def decisions(
 
     from cli.backends.session import ask_admin
     from cli.backends.target import write_shell_options
+    from cli.commands.unknown_namespace import refuse_unknown
     from cli.text.output import print_note
     from cli.text.summary import group_decisions, print_summary
     from shared.model.errors import InputError
@@ -106,6 +107,8 @@ def decisions(
         ask_admin(target, lambda client: _follow(client, query, as_json=as_json))
         return
     answer, states = ask_admin(target, lambda client: _ask(client, query, needs_rules=detail and not as_json))
+    if not answer.decisions:
+        refuse_unknown(target, namespace or workload.partition("/")[0])
     if as_json and summary:
         _SUMMARY.print([group.as_row() for group in group_decisions(answer.decisions)])
     elif as_json:

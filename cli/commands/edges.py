@@ -38,6 +38,7 @@ def edges(
     Examples: touchmark edges shop · touchmark edges shop --since 7d --denied · touchmark edges shop --json
     """
     from cli.backends.session import ask_admin
+    from cli.commands.unknown_namespace import refuse_unknown
     from cli.text.edge import COLUMNS, format_rows
     from cli.text.output import print_note, print_table
 
@@ -47,6 +48,8 @@ def edges(
         offset=offset,
     )  # fmt: skip
     answer = ask_admin(target, lambda client: client.list_edges(namespace, query))
+    if not answer.total:
+        refuse_unknown(target, namespace)
     if as_json:
         _EDGES.print(answer)
         return

@@ -52,6 +52,7 @@ def graph(
     """
     from cli.backends.session import ask_admin
     from cli.commands.edges import build_query
+    from cli.commands.unknown_namespace import refuse_unknown
     from cli.graph.graph import make_graph
     from cli.graph.svg import draw_svg
     from cli.graph.words import write_dot, write_mermaid
@@ -68,6 +69,8 @@ def graph(
         return await client.list_edges(namespace, query)
 
     answer = ask_admin(target, ask)
+    if not answer.total:
+        refuse_unknown(target, namespace)
     drawn = make_graph(namespace, answer.edges, since=answer.since, until=answer.until)
     if len(answer.edges) < answer.total or answer.is_truncated:
         print_note("warning: the namespace has more edges than were drawn; use --workload or a shorter --since")

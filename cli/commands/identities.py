@@ -41,6 +41,7 @@ def identities(
     Examples: touchmark identities · touchmark identities --workload shop/web --all · touchmark identities --serial 4f1c
     """
     from cli.backends.session import ask_admin
+    from cli.commands.unknown_namespace import refuse_unknown
     from cli.text.duration import format_moment, format_time
     from cli.text.output import name_authority, print_note, print_table, shorten
     from shared.model.identity.identity import parse_workload
@@ -62,7 +63,10 @@ def identities(
         chosen = {"authority": _find_authority(await client.get_status(), authority)} if authority else {}
         return await client.list_identities(query | chosen)
 
-    answer = ask_admin(options.get_target(context), search)
+    target = options.get_target(context)
+    answer = ask_admin(target, search)
+    if not answer.identities:
+        refuse_unknown(target, workload.partition("/")[0])
     if as_json:
         _IDENTITIES.print(answer.identities)
         return

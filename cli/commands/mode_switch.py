@@ -157,8 +157,7 @@ async def require_known_namespace(backend: PolicyBackend, namespace: str, *, is_
     Raises:
         NotFoundError: there is no such namespace.
     """
-    from difflib import get_close_matches
-
+    from cli.commands.unknown_namespace import suggest_namespace
     from cli.text.output import print_note
 
     try:
@@ -173,13 +172,12 @@ async def require_known_namespace(backend: PolicyBackend, namespace: str, *, is_
     if known is None:
         print_note(f"can't tell whether there is a namespace {namespace}: no sidecar runs in it, and no policy is set")
     elif namespace not in known:
-        close = get_close_matches(namespace, sorted(known), n=3, cutoff=0.5)
         if is_switch:
             said, way_on = "its mode would be in force for nothing", "; --force sets its mode all the same"
         else:
             said, way_on = "nothing was seen of it, so that nothing can be said of a switch", ""
-        meant = f"did you mean {' or '.join(close)}?" if close else "`touchmark status` lists those with sidecars"
-        raise NotFoundError(f"there is no namespace {namespace}: {said}", hint=meant + way_on)
+        hint = suggest_namespace(namespace, known) + way_on
+        raise NotFoundError(f"there is no namespace {namespace}: {said}", hint=hint)
 
 
 def list_newly_explicit(

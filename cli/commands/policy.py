@@ -168,6 +168,7 @@ def suggest(
     from cli.backends.session import work_on_policies
     from cli.backends.target import write_shell_options
     from cli.commands.suggestion import write_suggestion
+    from cli.commands.unknown_namespace import check_known
     from cli.text.duration import parse_duration
     from cli.text.output import print_line
     from shared.model.identity.identity import check_namespace
@@ -179,6 +180,8 @@ def suggest(
 
     async def converse(backend: PolicyBackend) -> str:
         readiness = await backend.get_readiness(namespace, since_s=since_s)
+        if not readiness.causes:
+            await check_known(backend, namespace)
         names = {namespace} | {each.fix.namespace for each in readiness.causes if each.fix and each.fix.namespace}
         current = await _read_current(backend, sorted(names))
         policies = {each.namespace: each for each in current if isinstance(each, MeshPolicyDocument)}
@@ -292,9 +295,13 @@ def get(
     import yaml
 
     from cli.backends.session import work_on_policies
+    from cli.commands.unknown_namespace import refuse_unknown
     from cli.text.output import print_line
 
-    found = work_on_policies(options.get_target(context), lambda backend: backend.list_objects(namespace))
+    target = options.get_target(context)
+    found = work_on_policies(target, lambda backend: backend.list_objects(namespace))
+    if not found:
+        refuse_unknown(target, namespace)
     if as_json:
         _OBJECTS.print(found)
     elif found:

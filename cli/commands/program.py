@@ -278,13 +278,17 @@ def list_programs(
     Examples: touchmark program list · touchmark program list shop --json
     """
     from cli.backends.session import work_on_policies
+    from cli.commands.unknown_namespace import refuse_unknown
     from cli.text.output import print_line, print_note
 
     async def ask(backend: PolicyBackend) -> tuple[Sequence[ProgramView], ProgramQueue | TouchmarkError | None]:
         views = await backend.list_programs(namespace)
         return views, None if as_json else await _find_queue(backend, namespace)
 
-    views, queue = work_on_policies(options.get_target(context), ask)
+    target = options.get_target(context)
+    views, queue = work_on_policies(target, ask)
+    if not views:
+        refuse_unknown(target, namespace)
     if as_json:
         _LISTED.print(views)
         return

@@ -58,11 +58,14 @@ def queue(
     import msgspec
 
     from cli.backends.session import work_on_policies
+    from cli.commands.unknown_namespace import refuse_unknown
     from cli.text.output import print_note
     from shared.model.adoption.program_queue import is_of_image
 
     target = options.get_target(context)
     found = work_on_policies(target, lambda backend: backend.get_queue(namespace))
+    if not (found.waiting or found.refused):
+        refuse_unknown(target, namespace)
     if image:
         found = msgspec.structs.replace(
             found, waiting=tuple(each for each in found.waiting if is_of_image(each.seen, image)), refused=()

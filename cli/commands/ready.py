@@ -49,6 +49,7 @@ def ready(
 
     from cli.backends.session import work_on_policies
     from cli.backends.target import add_options, write_shell_options
+    from cli.commands.unknown_namespace import check_known
     from cli.text.duration import parse_duration
     from cli.text.exit_codes import ExitCode
     from cli.text.output import print_line
@@ -65,6 +66,8 @@ def ready(
 
     async def ask(backend: PolicyBackend) -> tuple[Readiness, DraftView | None]:
         found = await backend.get_readiness(namespace, since_s=since_s, workload=subject)
+        if found.verdict is ReadinessVerdict.UNKNOWN:
+            await check_known(backend, namespace)
         return found, None if as_json or subject else await _find_draft(backend, namespace)
 
     readiness, drafted = work_on_policies(target, ask)

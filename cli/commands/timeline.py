@@ -32,12 +32,15 @@ def timeline(
     """
     from cli.backends.session import ask_admin
     from cli.commands.edges import build_query
+    from cli.commands.unknown_namespace import refuse_unknown
     from cli.text.edge import TIMELINE_COLUMNS, format_timeline
     from cli.text.output import print_table
 
     target = options.get_target(context)
     query = {"since": build_query(since=since, limit=1)["since"]}
     answer = ask_admin(target, lambda client: client.get_timeline(namespace, query))
+    if not answer.hours:
+        refuse_unknown(target, namespace)
     if as_json:
         _TIMELINE.print(answer)
         return

@@ -37,6 +37,22 @@ def test_with_json_an_error_is_one_object_on_standard_error(tmp_path: Path, caps
 
 
 @pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["why", "shop/web"], "No such command 'why'. Did you mean 'explain'?"),
+        (["program", "add"], "No such command 'add'. Did you mean 'program approve' or 'trust add'?"),
+        (["expalin"], "No such command 'expalin'. Did you mean 'explain'?"),
+        (["nonsense"], "No such command 'nonsense'.\n"),
+    ],
+)
+def test_an_unknown_command_names_what_may_be_meant(
+    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(arguments) == ExitCode.BAD_INPUT
+    assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     "arguments",
     [
         ["nonsense"],

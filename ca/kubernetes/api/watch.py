@@ -39,6 +39,8 @@ _FAILURES_BEFORE_LIST: Final = 4
 _SOUND_S: Final = 5.0
 # A page of the largest Programs takes 1.2 s to read: the sidecars' streams have their turns in between.
 _MAX_BUSY_S: Final = 0.02
+# An object of this size takes 15 ms to read, the largest Program a fifth of a second: those are read in a thread.
+_LARGE_BYTES: Final = 64 * 1024
 
 _log = structlog.get_logger("touchmark.ca")
 _T = TypeVar("_T")
@@ -99,7 +101,8 @@ class Watch(Generic[_RawT, _T]):
         name: for people and metrics: the resource, such as ``pods``.
         path: of the collection, such as ``/api/v1/pods``.
         kind: the fields to decode, a ``msgspec.Struct``.
-        trim: makes the value to remember of a decoded object.
+        trim: makes the value to remember of a decoded object, and does nothing else: for a large one it is called in a
+            thread.
         query: selectors.
         fit: makes, for each list, the function through which its values pass in turn: a list is remembered as a whole
             before the sink has it, and the values may be more than there is room for.
@@ -221,7 +224,7 @@ class Watch(Generic[_RawT, _T]):
                 continue
             page = self._read(_page, answer)
             for raw in page.items or ():
-                if (value := self._read_object(raw)) is not None:
+                if (value := await self._read_object(raw)) is not None:
                     values.append(fit(value))
                 if loop.time() - paused > _MAX_BUSY_S:
                     await asyncio.sleep(0)
@@ -255,16 +258,16 @@ class Watch(Generic[_RawT, _T]):
             self.fault = ""
             self._heard = loop.time()
             async for line in lines:
-                self._take(self._read(_event, line))
+                await self._take(self._read(_event, line))
                 self._heard = loop.time()
                 self._failures = 0
 
-    def _take(self, event: _Event) -> None:
+    async def _take(self, event: _Event) -> None:
         if event.type == "ERROR":
             status = self._read(_status, event.object)
             raise make_error(status.code, status.message, f"watch {self._path}")
         if event.type != "BOOKMARK":
-            value = self._read_object(event.object)
+            value = await self._read_object(event.object)
             if value is None:
                 # What was remembered of it may no longer hold: the list leaves it out.
                 self._version = ""
@@ -275,14 +278,19 @@ class Watch(Generic[_RawT, _T]):
                 self._sink.apply(value)
         self._version = self._read(_versioned, event.object).metadata.resource_version or self._version
 
-    def _read_object(self, raw: msgspec.Raw) -> _T | None:
+    async def _read_object(self, raw: msgspec.Raw) -> _T | None:
         try:
-            return self._trim(self._object.decode(raw))
+            if memoryview(raw).nbytes > _LARGE_BYTES:
+                return await asyncio.to_thread(self._make_value, raw)
+            return self._make_value(raw)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             # One object that can't be read must not hide all others. It counts as absent: no sidecar joins by it.
             self._metrics.failures.labels(where="object").inc()
             _log.warning("object_not_read", watch=self.name, message=str(error))
             return None
+
+    def _make_value(self, raw: msgspec.Raw) -> _T:
+        return self._trim(self._object.decode(raw))
 
     def _read(self, decoder: msgspec.json.Decoder[_AnyT], data: bytes | msgspec.Raw) -> _AnyT:
         try:

@@ -12,7 +12,7 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, text
 
 from ca.store.ledger import Ledger, LedgerLine
-from ca.store.migrations.versions import v0023_ledger_search
+from ca.store.migrations.versions import v0023_ledger_search, v0034_ledger_digests
 from ca.store.records import LedgerFilter
 from ca.store.store import Store
 from shared.model.errors import ConflictError, UnavailableError
@@ -119,8 +119,10 @@ async def test_lines_of_before_are_found_by_their_programs_digest(tmp_path: Path
 
 def _migrate_again(connection: Connection) -> None:
     with Operations.context(MigrationContext.configure(connection)):
+        v0034_ledger_digests.downgrade()  # Its index has the digest, too.
         v0023_ledger_search.downgrade()
         v0023_ledger_search.upgrade()
+        v0034_ledger_digests.upgrade()
 
 
 async def test_it_tells_whether_a_workload_was_ever_issued_an_identity(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 
@@ -110,6 +111,7 @@ async def following(
     tmp_path: Path,
     collection: Collection,
     fit: Callable[[], Callable[[tuple[str, str]], tuple[str, str]]] | None = None,
+    trim: Callable[[Thing], tuple[str, str]] = lambda thing: (thing.metadata.name, thing.colour),
 ) -> AsyncIterator[tuple[Watch[Thing, tuple[str, str]], Sink]]:
     sink = Sink()
     async with faked(tmp_path, collection.handle) as client:
@@ -119,7 +121,7 @@ async def following(
             name="things",
             path="/things",
             kind=Thing,
-            trim=lambda thing: (thing.metadata.name, thing.colour),
+            trim=trim,
             metrics=Metrics(),
             query={"labelSelector": "x=y"},
             fit=fit,
@@ -151,6 +153,24 @@ async def test_objects_that_are_huge_together_are_listed_in_smaller_pages(
         assert sink.values == {f"o{number}": "x" * 1_000 for number in range(9)}
     limits = [query["limit"] for query in collection.queries if "watch" not in query]
     assert limits == ["250", "62", "15", "3", *["1"] * 9]
+
+
+async def test_a_large_object_is_read_beside_the_event_loop(tmp_path: Path) -> None:
+    """A Program with ten thousand digests takes a fifth of a second: nobody's stream waits for it."""
+    readers: dict[str, threading.Thread] = {}
+    collection = Collection(
+        script(("ADDED", make("e", version=11)), ("MODIFIED", make("a", "y" * 70_000, version=12)), stay=True)
+    )
+    collection.objects = [make("a", "x" * 70_000), make("b")]
+
+    def trim(thing: Thing) -> tuple[str, str]:
+        readers[thing.metadata.name + thing.colour[:1]] = threading.current_thread()
+        return thing.metadata.name, thing.colour
+
+    async with following(tmp_path, collection, trim=trim) as (_, sink):
+        await eventually(lambda: sink.values == {"a": "y" * 70_000, "b": "red", "e": "red"})
+    assert {name for name, reader in readers.items() if reader is threading.main_thread()} == {"br", "er"}
+    assert set(readers) == {"ax", "ay", "br", "er"}
 
 
 async def test_it_lists_in_pages_then_watches_from_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
