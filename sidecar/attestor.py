@@ -525,8 +525,9 @@ class Attestor:
                 elif self._known.is_older(pid, began) and self._confirm(measured, found, kind):
                     return measured
                 # Those that wait go on in the order in which they came, so each is mostly found next to the one before.
+                # Another one isn't searched for again among all processes, which would take as long once more.
                 measured = self._known.get(pid)
-                if measured is not None and self._holds(measured, found, kind, "", 0):
+                if measured is not None and self._holds(measured, found, kind, "", _MAX_FAST_DESCRIPTORS):
                     return measured
             except AttestationError as error:
                 if error.reason is not Reason.PROCESS_VANISHED:

@@ -242,6 +242,29 @@ async def test_a_bursts_connections_wait_for_no_walk_over_all_sockets_once_their
     assert walked == sources[:1]
 
 
+async def test_a_process_that_was_measured_during_a_search_for_it_is_searched_for_once(
+    attestor: Attestor, server: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever in its table the socket is: a second search; a second search had one connection wait alone."""
+    monkeypatch.setattr(CaughtHolders, "look_at", lambda *_: None)  # As where it isn't among the newest processes.
+    original, searches = OwnerSearch.find, list[int]()
+
+    async def find(owners: OwnerSearch, inode: int, uid: int) -> tuple[int, float]:
+        searches.append(inode)
+        found = await original(owners, inode, uid)
+        if len(searches) == 1:
+            await attestor._measure_process(found[0], 0)
+        return found
+
+    monkeypatch.setattr(OwnerSearch, "find", find)
+    place = server.getsockname()
+    code = "import socket,sys\nc=[socket.create_connection(('127.0.0.1',int(sys.argv[1]))) for _ in range(40)]\n" + WAIT
+    with running(code, port_of(server)) as child:
+        sources = [take(server) for _ in range(40)]
+        assert (await attestor.attest(sources[20], place)).process.pid == child.pid
+    assert len(searches) == 1
+
+
 async def test_a_known_process_that_has_ended_is_forgotten_at_the_next_new_one(
     attestor: Attestor, server: socket.socket
 ) -> None:
