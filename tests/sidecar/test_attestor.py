@@ -245,7 +245,7 @@ async def test_a_bursts_connections_wait_for_no_walk_over_all_sockets_once_their
 async def test_a_process_that_was_measured_during_a_search_for_it_is_searched_for_once(
     attestor: Attestor, server: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Wherever in its table the socket is: a second search; a second search had one connection wait alone."""
+    """Wherever in its table the socket is; a second search had one connection wait alone."""
     monkeypatch.setattr(CaughtHolders, "look_at", lambda *_: None)  # As where it isn't among the newest processes.
     original, searches = OwnerSearch.find, list[int]()
 
