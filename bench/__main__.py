@@ -18,8 +18,9 @@ from bench.errors import BenchError
 from bench.figures import summarise
 from bench.interpreter import Interpreter
 from bench.markdown import write_markdown
+from bench.namespaces import enter_network
 from bench.page import Page
-from bench.run import SUBJECTS, run_rounds
+from bench.run import IN_NAMESPACES, SUBJECTS, run_rounds
 from bench.table import print_table
 from bench.works import Scale, Work
 
@@ -57,7 +58,8 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--subjects",
         type=lambda text: _words(list(SUBJECTS), text),
-        help=f"comma-separated, of {', '.join(SUBJECTS)}; default: all but rust-floor, ghostunnel if it or Go is there",
+        help=f"comma-separated, of {', '.join(SUBJECTS)}; "
+        "default: all but rust-floor and ztunnel, ghostunnel if it or Go is there",
     )
     parser.add_argument("--rounds", type=_positive, default=3, help="each starts every subject afresh (default: 3)")
     parser.add_argument(
@@ -75,12 +77,22 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--keep", type=Path, metavar="DIRECTORY", help="keep configurations and logs in a new directory"
     )
+    parser.add_argument(
+        "--namespaces",
+        action="store_true",
+        help=f"server sides and backends in a network namespace of their own (root), for {', '.join(IN_NAMESPACES)}",
+    )
     options = parser.parse_args(arguments)
     if options.subjects is None:
-        # No package has ghostunnel; rust-floor is no proxy, and takes minutes to build.
+        # No package has ghostunnel; rust-floor is no proxy, and takes minutes to build, as ztunnel does.
         has_ghostunnel = shutil.which("ghostunnel") or shutil.which("go")
-        left_out = {"rust-floor"} | (set() if has_ghostunnel else {"ghostunnel"})
-        options.subjects = [name for name in SUBJECTS if name not in left_out]
+        left_out = {"rust-floor", "ztunnel"} | (set() if has_ghostunnel else {"ghostunnel"})
+        choices = IN_NAMESPACES if options.namespaces else SUBJECTS
+        options.subjects = [name for name in choices if name not in left_out]
+    if options.namespaces and (others := [name for name in options.subjects if name not in IN_NAMESPACES]):
+        parser.error(f"--namespaces is for {', '.join(IN_NAMESPACES)}, not for {', '.join(others)}")
+    if "ztunnel" in options.subjects and not options.namespaces:
+        parser.error("ztunnel takes part only with --namespaces")
     return options
 
 
@@ -109,6 +121,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         if page is not None:
             page.split()  # Before, not after all the time that it takes.
+        network = enter_network() if options.namespaces else None
         if options.keep is not None:
             options.keep.mkdir(parents=True)
         outcome = run_rounds(
@@ -118,6 +131,7 @@ def main(arguments: Sequence[str]) -> int:
             scale=Scale(duration_s=options.duration, bulk_mib=options.bulk_mib),
             say=lambda text: notes.print(text, highlight=False, markup=False, soft_wrap=True),
             keep_logs=options.keep,
+            network=network,
         )
         figures = summarise(outcome.samples)
         if options.json is not None:

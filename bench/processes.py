@@ -32,9 +32,11 @@ class Processes:
 
     Attributes:
         directory: where their output goes, one ``NAME.log`` each.
+        enter: what the command of each begins with.
     """
 
     directory: Path
+    enter: Sequence[str] = ()
     _running: list[tuple[str, subprocess.Popen[bytes]]] = field(default_factory=list)
 
     def __enter__(self) -> Self:
@@ -61,7 +63,7 @@ class Processes:
         log = subprocess.DEVNULL if discard_output else (self.directory / f"{name}.log").open("wb")
         try:
             process = subprocess.Popen(
-                [str(argument) for argument in arguments],
+                [*self.enter, *(str(argument) for argument in arguments)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

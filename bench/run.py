@@ -17,20 +17,22 @@ from typing import Final
 
 from bench.errors import BenchError
 from bench.figures import Sample
-from bench.processes import Processes, free_ports, own_python, raise_descriptor_limit
+from bench.namespaces import server_addresses
+from bench.processes import Processes, own_python, raise_descriptor_limit
 from bench.subjects.envoy import run_envoy
 from bench.subjects.ghostunnel import run_ghostunnel
 from bench.subjects.haproxy import run_haproxy
 from bench.subjects.nginx import run_nginx, start_web_server
 from bench.subjects.rust_floor import run_rust_floor, run_rust_floor_no_reuse
 from bench.subjects.stunnel import run_stunnel
-from bench.subjects.subject import Backends, RunningSubject, Starter
+from bench.subjects.subject import Backends, Network, RunningSubject, Starter
 from bench.subjects.touchmark import (
     run_touchmark,
     run_touchmark_no_reuse,
     run_touchmark_python,
     run_touchmark_python_no_reuse,
 )
+from bench.subjects.ztunnel import run_ztunnel, run_ztunnel_no_reuse
 from bench.works import Scale, Task, Work, run_work, warm_up
 
 SUBJECTS: Final[Mapping[str, Starter]] = {
@@ -42,13 +44,17 @@ SUBJECTS: Final[Mapping[str, Starter]] = {
     "stunnel": run_stunnel,
     "ghostunnel": run_ghostunnel,
     "rust-floor": run_rust_floor,
+    "ztunnel": run_ztunnel,
 }
 NO_REUSE: Final[Mapping[str, Starter]] = {
     **SUBJECTS,
     "touchmark": run_touchmark_no_reuse,
     "touchmark-python": run_touchmark_python_no_reuse,
     "rust-floor": run_rust_floor_no_reuse,
+    "ztunnel": run_ztunnel_no_reuse,
 }
+# Whose server side can have a network namespace of its own; ztunnel's must.
+IN_NAMESPACES: Final = ("touchmark", "touchmark-python", "envoy", "ztunnel")
 
 Say = Callable[[str], None]
 
@@ -69,10 +75,14 @@ def run_rounds(
     scale: Scale,
     say: Say,
     keep_logs: Path | None = None,
+    network: Network | None = None,
 ) -> Outcome:
     """Run everything and return what was measured.
 
     A subject that fails is left out from then on, with all its samples: half a comparison isn't one.
+
+    Arguments:
+        network: what backends and server sides run behind, if not on loopback beside the client sides.
 
     Raises:
         BenchError: the backends don't start.
@@ -83,7 +93,7 @@ def run_rounds(
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="touchmark-bench-")))
         if keep_logs is not None:
             directory = keep_logs
-        backends = _start_backends(stack, directory)
+        backends = _start_backends(stack, directory, network)
         for number in range(rounds):
             if len(outcome.failures) == len(subjects):
                 break  # Nobody is left to measure.
@@ -147,10 +157,11 @@ def _note_failure(outcome: Outcome, name: str, step: str, error: BenchError, say
     say(f"✗ {name}: {outcome.failures[name]}")
 
 
-def _start_backends(stack: contextlib.ExitStack, directory: Path) -> Backends:
-    processes = stack.enter_context(Processes(directory=directory))
-    http, sink = (("127.0.0.1", port) for port in free_ports(2))
+def _start_backends(stack: contextlib.ExitStack, directory: Path, network: Network | None) -> Backends:
+    enter = () if network is None else network.enter
+    processes = stack.enter_context(Processes(directory=directory, enter=enter))
+    http, sink = server_addresses(network, 2)
     start_web_server(processes, directory, http)
     processes.start("sink", [own_python(), "-m", "bench.sink", sink[0], str(sink[1])])
     processes.wait_until_listening(*sink)
-    return Backends(http=http, sink=sink)
+    return Backends(http=http, sink=sink, network=network)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from shared.model.policy.reasons import REQUIRED, Reason
@@ -103,7 +104,9 @@ class Acceptance:
         ours: our own.
     """
 
-    __slots__ = ("_answered", "_connection", "_endpoints", "_found", "_is_open", "_is_turn", "_pump", "_sidecar")
+    __slots__ = (
+        "_answered", "_connection", "_endpoints", "_first", "_found", "_is_open", "_is_turn", "_pump", "_sidecar",
+    )  # fmt: skip
 
     def __init__(self, sidecar: Sidecar, connection: Connection, theirs: Endpoint, ours: Endpoint) -> None:
         self._sidecar = sidecar
@@ -112,6 +115,7 @@ class Acceptance:
         self._is_open = False
         self._is_turn = False
         self._found: KernelSocket | None = None
+        self._first: Attestation | None = None  # Who listened after the dial.
         self._pump: AnsweringPump | None = None
         self._answered: asyncio.Future[object] = asyncio.get_running_loop().create_future()
 
@@ -129,6 +133,7 @@ class Acceptance:
         """
         self._is_open = True
         attestor, listener = self._sidecar.attestor, self._listener
+        self._first = listener
         if not self._is_explicit:
             self._is_turn = self._sidecar.code.take_turn(listener.program)
             if not self._is_turn and find_checked(self._sidecar, listener) is None:
@@ -161,6 +166,7 @@ class Acceptance:
         """Before the pump starts: hold what the application answers, unless it is known who has accepted."""
         if self._is_open:
             self._pump = pump
+            self._connection.on_search = self._look_late
             pump.hold_answers(self._look_at_answer)
             pump.finished.wake(self._answered)
 
@@ -238,6 +244,15 @@ class Acceptance:
         if self._pump is not None:
             self._pump.release_answers()
 
+    def _look_late(self) -> None:
+        """Look whether the server has accepted by now: one that is late, and never answers, would go on unseen."""
+        if not self._is_open or self._answered.done():
+            self._connection.on_search = None
+            return
+        found = self._sidecar.attestor.find_accepted(*self._endpoints)
+        if found is not None and found.inode:
+            self._look_at_answer()
+
     def _is_proven_now(self, accepted: Attestation) -> bool:
         """Tell whether nothing about who has accepted is left to be waited for, as in permissive mode by default.
 
@@ -290,12 +305,20 @@ class Acceptance:
             sightings.note_accepted(accepted, seen.code)
 
     def _lose(self, error: AttestationError) -> None:
-        """Close it; permissive mode lets pass what its namespace doesn't require, and the record says so."""
+        """Close it; permissive mode lets pass what its namespace doesn't require, and the record says so.
+
+        Where who has accepted isn't watched from now on, each search says it again: the mode may be explicit by then.
+        """
         self._is_open = False
-        if self._is_explicit or error.reason in REQUIRED:
-            self._connection.revoke(error.reason, error.message)
+        self._judge(error.reason, error.message)
+        if not self._connection.is_revoked and self._listener is self._first:
+            self._connection.on_search = partial(self._judge, error.reason, error.message)
+
+    def _judge(self, reason: Reason, message: str) -> None:
+        if self._is_explicit or reason in REQUIRED:
+            self._connection.revoke(reason, message)
         else:
-            self._connection.note_unproven(error.reason, error.message)
+            self._connection.note_unproven(reason, message)
 
     @property
     def _listener(self) -> Attestation:

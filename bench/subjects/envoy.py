@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from bench.errors import BenchError
 from bench.material import CLIENT_NAME, SERVER_NAME, Material, write_material
+from bench.namespaces import server_addresses
 from bench.processes import Processes, free_ports
 from bench.subjects.subject import Address, Backends, RunningSubject
 
@@ -52,11 +53,12 @@ def run_envoy(directory: Path, backends: Backends) -> Iterator[RunningSubject]:
     """
     binary = envoy_binary()
     material = write_material(directory)
-    http_in, sink_in, http_tunnel, sink_tunnel = (("127.0.0.1", port) for port in free_ports(4))
+    http_in, sink_in = (("127.0.0.1", port) for port in free_ports(2))
+    http_tunnel, sink_tunnel = server_addresses(backends.network, 2)
     client = _bootstrap(
         [
-            _listener("http", http_in, ("127.0.0.1", http_tunnel[1]), upstream_tls=_upstream(material)),
-            _listener("sink", sink_in, ("127.0.0.1", sink_tunnel[1]), upstream_tls=_upstream(material)),
+            _listener("http", http_in, http_tunnel, upstream_tls=_upstream(material)),
+            _listener("sink", sink_in, sink_tunnel, upstream_tls=_upstream(material)),
         ]
     )
     server = _bootstrap(
@@ -67,14 +69,15 @@ def run_envoy(directory: Path, backends: Backends) -> Iterator[RunningSubject]:
     )
     with Processes(directory=directory) as processes:
         pids = []
-        for number, (name, configuration) in enumerate((("envoy-server", server), ("envoy-client", client))):
+        sides = (("envoy-server", server, backends.enter), ("envoy-client", client, ()))
+        for number, (name, configuration, enter) in enumerate(sides):
             path = directory / f"{name}.json"
             path.write_text(json.dumps(configuration))
             base_id = (os.getpid() * 2 + number) % 30_000
             pids.append(
                 processes.start(
                     name,
-                    [binary, "-c", path, "--concurrency", "1", "--base-id", str(base_id), "-l", "warning"],
+                    [*enter, binary, "-c", path, "--concurrency", "1", "--base-id", str(base_id), "-l", "warning"],
                 )
             )
         for address in (http_tunnel, sink_tunnel, http_in, sink_in):

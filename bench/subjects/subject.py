@@ -5,9 +5,10 @@ Doesn't belong here: how a subject starts; that is one module each.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 Address = tuple[str, int]
@@ -19,11 +20,38 @@ def address_text(address: Address) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Network:
+    """What lies between client sides and server sides where these, and the backends, have a namespace of their own.
+
+    Attributes:
+        client: the client sides' address on it.
+        server: the server sides' and the backends'.
+        enter: what the command of a program begins with that runs in the servers' namespace.
+        ports: there; nobody else is in it, so that each is free. Below those that the kernel gives to connections.
+    """
+
+    client: str
+    server: str
+    enter: tuple[str, ...]
+    ports: Iterator[int] = field(default_factory=lambda: itertools.count(20_000))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Backends:
-    """What stands behind every subject: a web server and a sink for bulk data."""
+    """What stands behind every subject: a web server and a sink for bulk data.
+
+    Attributes:
+        network: where a subject's server side has to run; None: beside the client side, on loopback.
+    """
 
     http: Address
     sink: Address
+    network: Network | None = None
+
+    @property
+    def enter(self) -> tuple[str, ...]:
+        """What the command of a server side begins with."""
+        return () if self.network is None else self.network.enter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

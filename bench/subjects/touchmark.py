@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from bench.errors import BenchError
+from bench.namespaces import server_addresses
 from bench.processes import START_TIMEOUT_S, Processes, free_ports, own_python, run_tool
 from bench.subjects.subject import Address, Backends, RunningSubject, address_text
 
@@ -59,7 +60,12 @@ def max_connections() -> int:
 
 @contextmanager
 def run_ca(
-    directory: Path, *, database: str = "", name: str = "ca", options: Sequence[str] = ()
+    directory: Path,
+    *,
+    database: str = "",
+    name: str = "ca",
+    options: Sequence[str] = (),
+    address: str = "127.0.0.1",
 ) -> Iterator[RunningCA]:
     """Start the real CA and end it.
 
@@ -67,29 +73,30 @@ def run_ca(
         database: a URL of PostgreSQL; empty: SQLite.
         name: of the process; replicas of one database have a directory in common, and the key-encryption key in it.
         options: further ones of the CA's.
+        address: where it listens.
 
     Raises:
         BenchError: it doesn't start.
     """
-    (port,) = free_ports(1)
+    (port,) = free_ports(1, address)
     admin_socket = directory / ("admin.sock" if name == "ca" else f"{name}.sock")
     with Processes(directory=directory) as processes:
         pid = processes.start(
             name,
             [
                 own_python(), "-m", "ca", "--data-dir", directory / name, "--kek-file", directory / "kek",
-                "--listen", f"127.0.0.1:{port}", "--admin-socket", admin_socket, *options,
+                "--listen", f"{address}:{port}", "--admin-socket", admin_socket, *options,
             ],
             environment={"TOUCHMARK_DATABASE_URL": database} if database else None,
         )  # fmt: skip
-        processes.wait_until_listening("127.0.0.1", port)
+        processes.wait_until_listening(address, port)
         deadline = time.monotonic() + START_TIMEOUT_S
         while not _answers(admin_socket):
             processes.check()
             if time.monotonic() > deadline:
                 raise BenchError("the CA's admin socket didn't appear")
             time.sleep(0.05)
-        yield RunningCA(listen=("127.0.0.1", port), admin_socket=admin_socket, pid=pid)
+        yield RunningCA(listen=(address, port), admin_socket=admin_socket, pid=pid)
 
 
 def _answers(path: Path) -> bool:
@@ -170,29 +177,36 @@ def run_touchmark_sampled(directory: Path, backends: Backends, *, reuses: bool) 
 @contextmanager
 def _run_pair(directory: Path, backends: Backends, sidecar: Sequence[str]) -> Iterator[RunningSubject]:
     http_in, sink_in = (("127.0.0.1", port) for port in free_ports(2))
-    server_tunnel, http_served, sink_served = free_ports(3, _SERVER_ADDRESS)
-    (client_tunnel,) = free_ports(1, _CLIENT_ADDRESS)
+    network = backends.network
+    ca_address, client_address, server_address = (
+        ("127.0.0.1", _CLIENT_ADDRESS, _SERVER_ADDRESS)
+        if network is None
+        else (network.client, network.client, network.server)
+    )
+    (_, server_tunnel), *served = server_addresses(network, 3, otherwise=server_address)
+    http_served, sink_served = map(address_text, served)
+    (client_tunnel,) = free_ports(1, client_address)
     server = {
         "capture": "listeners",
-        "tunnel": {"addresses": [_SERVER_ADDRESS], "port": server_tunnel},
+        "tunnel": {"addresses": [server_address], "port": server_tunnel},
         "inbound": [
-            {"listen": f"{_SERVER_ADDRESS}:{http_served}", "application": address_text(backends.http)},
-            {"listen": f"{_SERVER_ADDRESS}:{sink_served}", "application": address_text(backends.sink)},
+            {"listen": http_served, "application": address_text(backends.http)},
+            {"listen": sink_served, "application": address_text(backends.sink)},
         ],
     }
     client = {
         "capture": "listeners",
-        "tunnel": {"addresses": [_CLIENT_ADDRESS], "port": client_tunnel},
+        "tunnel": {"addresses": [client_address], "port": client_tunnel},
         "outbound": [
-            {"listen": address_text(http_in), "destination": f"{_SERVER_ADDRESS}:{http_served}"},
-            {"listen": address_text(sink_in), "destination": f"{_SERVER_ADDRESS}:{sink_served}"},
+            {"listen": address_text(http_in), "destination": http_served},
+            {"listen": address_text(sink_in), "destination": sink_served},
         ],
     }
-    with run_ca(directory) as ca, Processes(directory=directory) as processes:
+    with run_ca(directory, address=ca_address) as ca, Processes(directory=directory) as processes:
         pids = []
-        for name, workload, address, configuration in (
-            ("sidecar-server", _SERVER_WORKLOAD, _SERVER_ADDRESS, server),
-            ("sidecar-client", _CLIENT_WORKLOAD, _CLIENT_ADDRESS, client),
+        for name, workload, address, configuration, enter in (
+            ("sidecar-server", _SERVER_WORKLOAD, server_address, server, backends.enter),
+            ("sidecar-client", _CLIENT_WORKLOAD, client_address, client, ()),
         ):
             token = directory / f"{name}.token"
             ca.write_token(workload, address, token)
@@ -208,7 +222,7 @@ def _run_pair(directory: Path, backends: Backends, sidecar: Sequence[str]) -> It
                     }
                 )
             )
-            pids.append(processes.start(name, [own_python(), *sidecar, "--config", path]))
+            pids.append(processes.start(name, [*enter, own_python(), *sidecar, "--config", path]))
             _wait_until_ready(processes, directory / f"{name}.log", name)
         yield RunningSubject(http=http_in, sink=sink_in, pids=tuple(pids), check=processes.check)
 

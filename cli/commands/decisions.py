@@ -139,7 +139,8 @@ def _show_detail(answer: DecisionList, states: dict[str, NamespaceState], *, tar
         for line in describe_fully(view):
             print_line(line)
         for fix, reason, path in find_fixes([view], states):
-            for number, line in enumerate(describe_fix(fix, reason, path=path, target_options=target_options)):
+            lines = describe_fix(fix, reason, path=path, target_options=target_options, shown=view.record.detail)
+            for number, line in enumerate(lines):
                 print_line(f"  {'fix' if not number else '':12} {line}")
         print_line()
     if not answer.decisions:

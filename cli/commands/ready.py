@@ -182,7 +182,8 @@ def _show_causes(causes: tuple[Cause, ...], *, target_options: str) -> None:
         if cause.sidecars:
             print_line(f"  seen by {escape(', '.join(cause.sidecars))}")
         path = _path_of(cause, cause.fix) if cause.fix is not None else ""
-        for line in describe_fix(cause.fix, cause.reason, path=path, target_options=target_options):
+        fix, reason = cause.fix, cause.reason
+        for line in describe_fix(fix, reason, path=path, target_options=target_options, shown=cause.detail):
             print_line(f"  {line}")
         if cause.fix is not None and cause.fix.kind is FixKind.APPROVE:
             command = f"touchmark program refuse {cause.fix.workload} {cause.fix.program}"
@@ -208,15 +209,16 @@ def describe_cause(cause: Cause) -> str:
     return escape(f"{source} → {destination}, port {cause.port}{service}")
 
 
-def describe_fix(fix: Fix | None, reason: Reason, *, path: str, target_options: str) -> list[str]:
+def describe_fix(fix: Fix | None, reason: Reason, *, path: str, target_options: str, shown: str = "") -> list[str]:
     """Return the lines of what lets connections pass that were refused for a reason: a command, YAML, or advice.
 
     Arguments:
         path: of the program to approve, in its own words; empty where it isn't known.
         target_options: what a command needs to reach the same CA.
+        shown: the record's detail where it stands beside the fix already: advice doesn't repeat it.
     """
     from cli.backends.target import complete_commands
-    from shared.model.adoption.fixes import FixKind
+    from shared.model.adoption.fixes import FixKind, drop_detail
     from shared.model.policy.reasons import EXPLANATIONS
 
     if fix is None:
@@ -225,7 +227,7 @@ def describe_fix(fix: Fix | None, reason: Reason, *, path: str, target_options: 
         return [write_approval(fix, path=path, target_options=target_options)]
     if fix.kind is FixKind.RULE and fix.rule is not None:
         return write_rule(fix)
-    return [escape(complete_commands(fix.advice, target_options))]
+    return [escape(complete_commands(drop_detail(fix.advice, shown), target_options))]
 
 
 def write_approval(fix: Fix, *, path: str, target_options: str) -> str:

@@ -33,6 +33,8 @@ from sidecar.sockets.ending import count_untaken, reset
 from sidecar.tunnel.frames import CONNECTION_ID_BYTES
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from shared.model.identity.loaded_code import LoadedCode
     from sidecar.attest.facts import Attestation, Execution
     from sidecar.mesh.foreign_trust import ForeignRoots
@@ -189,6 +191,7 @@ class Connection:
         refusal: why it was refused, where that isn't the verdict's reason.
         application: the application's socket on this side, once there is one; closed at the latest on exit.
         fresh_until: up to when (``time.monotonic``) bytes may pass without another look at the local program.
+        on_search: called with each search for its socket's holders, while it isn't known who has accepted it.
         is_orphaned: the attested process has ended: others may hold its socket.
         unproven: why its program isn't proven any more, where it goes on all the same.
         refused_in_explicit: the first of these reasons for which explicit mode would have closed it.
@@ -212,6 +215,7 @@ class Connection:
         "id",
         "is_orphaned",
         "is_revoked",
+        "on_search",
         "parties",
         "refusal",
         "refused_in_explicit",
@@ -247,6 +251,7 @@ class Connection:
         self.is_revoked = False
         self.is_orphaned = False
         self.fresh_until = math.inf
+        self.on_search: Callable[[], None] | None = None
         self.unproven = _NOTHING_UNPROVEN
         self.refused_in_explicit: Reason | None = None
         self._pump: Pump | None = None
@@ -508,7 +513,7 @@ class Connection:
 
     def _let_go(self) -> None:
         """Keep nothing alive that lasts: the pump knows this connection, and an attestation has two descriptors."""
-        self._pump = None
+        self._pump = self.on_search = None
         self.parties.attestation = None
 
     def _settle(self, error: BaseException | None) -> None:

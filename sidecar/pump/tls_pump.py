@@ -53,6 +53,7 @@ class TlsPump:
 
     __slots__ = (
         "_encrypted",
+        "_fault",
         "_from_peer",
         "_from_plain",
         "_guard",
@@ -103,6 +104,7 @@ class TlsPump:
         # ENDED once the plain side was told; DROPPED when it broke, and the peer is only read to see how it ends.
         self._to_plain = Flow.NEW
         self._read_wants_write = False
+        self._fault: SSL.Error | None = None  # Of a write; what reading says after it is OpenSSL's own state.
         self._guard: Guard = UNGUARDED
         self.is_peer_to_blame = False
         self.finished = Finished(loop)
@@ -152,6 +154,10 @@ class TlsPump:
     def _on_plain_readable(self) -> None:
         if monotonic() > self._guard.fresh_until and not self._guard.look_again():
             return
+        if self._to_plain is Flow.OPEN:
+            self._on_peer_readable()  # Since OpenSSL 4.0 nothing is read after a failed write: a last word comes first.
+            if self._to_peer is not Flow.OPEN:
+                return
         try:
             count = self._plain.recv_into(_plain)
         except (BlockingIOError, InterruptedError):
@@ -343,8 +349,10 @@ class TlsPump:
         return reset_by(is_source=not self._is_peer_source)
 
     def _judge_later(self, error: SSL.Error) -> None:
-        # A write to a peer that has closed fails though its last bytes are still readable: read before judging.
+        # A write to a peer that has closed fails though its last bytes are still readable: read before judging, where
+        # OpenSSL does so (before 4.0).
         self._pinned = b""
+        self._fault = error
         self._plain_watch.stop_reading()
         self._peer_watch.stop_writing()
         self._loop.call_soon(self._judge, error)
@@ -360,6 +368,7 @@ class TlsPump:
         if self.finished.done():
             return
         self.is_peer_to_blame = True
+        error = self._fault or error
         if isinstance(error, SSL.SysCallError) and error.args and error.args[0] in _BROKEN:
             self._finish(reset_by(is_source=self._is_peer_source))
         else:

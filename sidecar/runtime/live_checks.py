@@ -104,6 +104,8 @@ async def _check_holders(sidecar: Sidecar, batch: list[Connection], events: Even
 
     try:
         for number, connection in enumerate(batch, 1):
+            if connection.on_search is not None:
+                connection.on_search()
             ask(connection)
             if not number % _AT_ONCE:
                 await asyncio.sleep(0)  # Others have their turn.

@@ -16,11 +16,14 @@ from weakref import ref
 from sidecar.sockets.polling import poller_of
 
 DELIVERY_DEADLINE_S: Final = 5.0
+# Of what a peer still sends before it has read our last word: more than both kernels hold of one connection.
+MAX_DISCARDED_BYTES: Final = 16 * 1024 * 1024
 _LINGER_ZERO: Final = struct.pack("ii", 1, 0)
 _TCP_CLOSE: Final = 7  # include/net/tcp_states.h
 # Those whose FIN the kernel took, by descriptor: one for each at most. It counts it as a byte, and after a reset it
 # doesn't tell any more that there was one. A weak set would call back into Python for each connection that ends.
 _ended: dict[int, ref[socket.socket]] = {}
+_unwanted: Final = bytearray(256 * 1024)
 
 
 def reset(connection: socket.socket) -> None:
@@ -78,21 +81,47 @@ async def reset_after_delivery(
     return written - lost
 
 
-def close_after_delivery(loop: asyncio.AbstractEventLoop, connection: socket.socket, *, waited_s: float = 0.0) -> None:
-    """Close a connection once its peer has what was written, at the latest after ``DELIVERY_DEADLINE_S``.
+def close_after_delivery(
+    loop: asyncio.AbstractEventLoop, connection: socket.socket, *, waited_s: float = 0.0, discarded: int = 0
+) -> None:
+    """Close a connection once its peer has read what was written, which its end tells; after a deadline all the same.
 
-    A plain close with unread data would reset the connection and lose what was written last.
+    A close with unread data, or one that data follows, would reset the connection. A peer whose write meets that before
+    it has read what was written last has lost it: after a failed write OpenSSL reads nothing more (since 4.0). So what
+    still comes is discarded, up to ``MAX_DISCARDED_BYTES``, for at most ``DELIVERY_DEADLINE_S``.
     """
     try:
         if not waited_s:
             connection.shutdown(socket.SHUT_WR)
-        if count_undelivered(connection) and waited_s < DELIVERY_DEADLINE_S:
+        discarded, has_ended = _discard(connection, discarded)
+        is_over = has_ended and not count_undelivered(connection)
+        if not is_over and waited_s < DELIVERY_DEADLINE_S and discarded < MAX_DISCARDED_BYTES:
             pause_s = max(0.001, waited_s)
-            loop.call_later(pause_s, lambda: close_after_delivery(loop, connection, waited_s=waited_s + pause_s))
+            loop.call_later(
+                pause_s,
+                lambda: close_after_delivery(loop, connection, waited_s=waited_s + pause_s, discarded=discarded),
+            )
             return
     except OSError:
         pass  # It is gone already.
     connection.close()
+
+
+def _discard(connection: socket.socket, discarded: int) -> tuple[int, bool]:
+    """Discard what has come; return how much that is by now, and whether nothing more comes.
+
+    Raises:
+        OSError: the connection broke.
+    """
+    while discarded < MAX_DISCARDED_BYTES:
+        try:
+            count = connection.recv_into(_unwanted, len(_unwanted), socket.MSG_TRUNC)  # Not copied: tcp(7).
+        except (BlockingIOError, InterruptedError):
+            return discarded, False
+        if not count:
+            return discarded, True
+        discarded += count
+    return discarded, False
 
 
 def count_untaken(connection: socket.socket) -> int:

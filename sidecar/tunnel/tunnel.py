@@ -342,7 +342,8 @@ class Tunnel:
             self.user.on_drained()
 
     def _judge_later(self, detail: str) -> None:
-        # A send to a peer that has closed fails though its last frames are still readable: read before judging.
+        # A send to a peer that has closed fails though its last frames are still readable: read before judging. OpenSSL
+        # does so up to 3.x alone; since 4.0 it is the peer's late closing that keeps them (``close_after_delivery``).
         if self._is_reading:
             self.loop.call_soon(self._judge, detail)
         else:

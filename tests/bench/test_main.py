@@ -20,6 +20,10 @@ def test_by_default_everything_runs(monkeypatch: pytest.MonkeyPatch) -> None:
         assert parse_arguments([]).subjects[-1] == "ghostunnel"
     assert parse_arguments(["--subjects", "rust-floor"]).subjects == ["rust-floor"]
     assert options.rounds == 3
+    assert not options.namespaces
+    namespaced = parse_arguments(["--namespaces"])
+    assert namespaced.subjects == ["touchmark", "touchmark-python", "envoy"], "ztunnel is there only where it's named"
+    assert parse_arguments(["--namespaces", "--subjects", "envoy,ztunnel"]).subjects == ["envoy", "ztunnel"]
 
 
 def test_works_and_subjects_are_chosen_by_name() -> None:
@@ -36,6 +40,8 @@ def test_works_and_subjects_are_chosen_by_name() -> None:
         (["--subjects", ""], "nothing: choose from"),
         (["--rounds", "0"], "isn't a whole number from 1 on"),
         (["--duration", "1.5"], "isn't a whole number from 1 on"),
+        (["--subjects", "ztunnel"], "ztunnel takes part only with --namespaces"),
+        (["--namespaces", "--subjects", "envoy,nginx"], "not for nginx"),
     ],
 )
 def test_a_wrong_option_is_named(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

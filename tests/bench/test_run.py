@@ -125,4 +125,4 @@ def web_server_without_nginx(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_each_subject_that_uses_tunnels_again_has_another_start_without() -> None:
     differing = {name for name, start in bench.run.NO_REUSE.items() if start is not bench.run.SUBJECTS[name]}
-    assert differing == {"touchmark", "touchmark-python", "rust-floor"}
+    assert differing == {"touchmark", "touchmark-python", "rust-floor", "ztunnel"}

@@ -98,6 +98,76 @@ async def test_a_connection_that_another_program_accepts_is_refused_or_told(
             assert record.detail == "another accepted"
 
 
+@pytest.mark.parametrize("mode", list(Mode))
+@pytest.mark.parametrize("is_slow", [True, False], ids=["measured", "known"])
+async def test_another_program_that_accepts_late_and_never_answers_is_met_by_a_later_search(
+    mode: Mode, *, is_slow: bool
+) -> None:
+    """It would read whatever the client still sends; a server that hasn't accepted yet is no reason."""
+    got: list[bytes] = []
+
+    async def swallow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        got.append(await reader.readexactly(2))
+        await reader.read()
+        writer.close()
+
+    async with running_pair(swallow) as pair:
+        pair.set_state(approve((CLIENT, CLIENT_PROGRAM), (SERVER, SERVER_PROGRAM), mode=mode))
+        attestor = pair.server.attestor
+        attestor.acceptor = AttestationError("another accepted", reason=Reason.LISTENERS_DIFFER)
+        attestor.accepts, attestor.is_slow = False, is_slow
+        reader, writer = await pair.connect()
+        writer.write(b"hi")
+        await until(lambda: got)
+        (connection,) = pair.server.sidecar.connections
+        search = connection.on_search
+        assert search is not None
+        search()
+        assert not connection.is_revoked
+        attestor.accepts = True
+        search()
+        if mode is Mode.EXPLICIT:
+            with pytest.raises(ConnectionResetError):
+                await reader.read()
+        else:
+            await until(lambda: connection.refused_in_explicit)
+            assert connection.on_search is not None
+            connection.on_search()
+            writer.write_eof()
+            assert await reader.read() == b""
+        writer.close()
+        await until(lambda: pair.server.records)
+        record = pair.server.records[0]
+        assert (record.answer, record.detail) == (
+            Answer.DENY if mode is Mode.EXPLICIT else Answer.ALLOW, "another accepted",
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("accepts_late", [True, False])
+async def test_what_another_program_has_accepted_ends_when_the_mode_becomes_explicit(*, accepts_late: bool) -> None:
+    async with running_pair(echo) as pair:
+        pair.set_state(approve((CLIENT, CLIENT_PROGRAM), (SERVER, SERVER_PROGRAM), mode=Mode.PERMISSIVE))
+        attestor = pair.server.attestor
+        attestor.acceptor = AttestationError("another accepted", reason=Reason.LISTENERS_DIFFER)
+        attestor.accepts_after = 1 if accepts_late else None
+        reader, writer = await pair.connect()
+        writer.write(b"hi")
+        assert await reader.readexactly(2) == b"hi"
+        (connection,) = pair.server.sidecar.connections
+        assert connection.refused_in_explicit is Reason.LISTENERS_DIFFER
+        pair.set_state(EXPLICIT)
+        assert connection.on_search is not None
+        connection.on_search()
+        with pytest.raises(ConnectionResetError):
+            await reader.read()
+        writer.close()
+        await until(lambda: pair.server.records)
+        record = pair.server.records[0]
+        assert (record.answer, record.reason, record.ending) == (
+            Answer.DENY, Reason.LISTENERS_DIFFER, Ending.POLICY_CHANGED,
+        )  # fmt: skip
+
+
 async def test_what_a_server_answered_that_has_closed_already_needs_its_listeners_cleared_again() -> None:
     async with running_pair(echo) as pair:
         pair.set_state(EXPLICIT)

@@ -58,7 +58,16 @@ def approve(workload: Workload, program: Program) -> Fix:
 def advise(reason: Reason, detail: str = "") -> Fix:
     """Return what people are told where no rule and no approval helps."""
     text = EXPLANATIONS[reason].fix
-    return Fix(kind=FixKind.ADVICE, advice=f"{text} It said: {detail}" if detail else text)
+    return Fix(kind=FixKind.ADVICE, advice=f"{text}{_quote(detail)}" if detail else text)
+
+
+def drop_detail(advice: str, detail: str) -> str:
+    """Return advice without the record's detail at its end, for where that is shown beside it."""
+    return advice.removesuffix(_quote(detail)) if detail else advice
+
+
+def _quote(detail: str) -> str:
+    return f" It said: {detail}"
 
 
 def apply(fixes: Iterable[Fix], states: Mapping[str, NamespaceState]) -> dict[str, NamespaceState]:

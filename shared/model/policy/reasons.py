@@ -96,7 +96,10 @@ EXPLANATIONS: dict[Reason, Explanation] = {
     ),
     Reason.PROGRAM_NOT_APPROVED: Explanation(
         cause="The program that opened the connection is not approved for its workload.",
-        fix="Review its digest in the record, then run `touchmark program approve WORKLOAD sha256:DIGEST`.",
+        fix=(
+            "Review its digest in the record, then run `touchmark program approve WORKLOAD sha256:DIGEST`. Where the"
+            " destination's record has no digest, the source's record of the same moment says what is missing."
+        ),
     ),
     Reason.LISTENER_NOT_APPROVED: Explanation(
         cause=(
@@ -203,14 +206,20 @@ EXPLANATIONS: dict[Reason, Explanation] = {
     ),
     Reason.HOLDERS_UNKNOWN: Explanation(
         cause=(
-            "Some process that may hold the socket couldn't be looked at: too many, not to be inspected, or of its user"
-            " and ended too soon."
+            "A process that may hold the same socket couldn't be looked at: there are too many, the sidecar may not"
+            " inspect it, or it ended too soon."
         ),
-        fix="Run the process that the detail names as another user; a million descriptors are the most.",
+        fix=(
+            "Run the process that the detail names as another user, or give the sidecar the capabilities SYS_PTRACE and"
+            " DAC_READ_SEARCH (as root it has them). At most a million open descriptors are searched."
+        ),
     ),
     Reason.CODE_NOT_APPROVED: Explanation(
         cause="The approved program has loaded code (a library, a plugin, `LD_PRELOAD`) that isn't approved with it.",
-        fix="Find out where the code that the detail names comes from; `touchmark program update-code` approves it.",
+        fix=(
+            "Find out where the code that the detail names comes from. If it belongs there, `touchmark program"
+            " update-code WORKLOAD --from-decisions` approves it."
+        ),
     ),
     Reason.SOCKET_AMBIGUOUS: Explanation(
         cause="Two sockets, or two connections, have the same source and destination: who made which is unknown.",

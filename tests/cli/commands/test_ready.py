@@ -7,9 +7,9 @@ import pytest
 
 from cli.main import run
 from cli.text.exit_codes import ExitCode
-from shared.model.adoption.fixes import Fix, FixKind
+from shared.model.adoption.fixes import Fix, FixKind, advise
 from shared.model.policy.documents import plain_rule
-from shared.model.policy.reasons import Reason
+from shared.model.policy.reasons import EXPLANATIONS, Reason
 from shared.model.policy.rules import Action, Mode, Peer, PortRange, Rule
 from shared.model.wire.admin import Cause, ErrorAnswer, Readiness, ReadinessVerdict
 from shared.model.wire.admin_edges import CoverageList, WorkloadCoverage
@@ -199,6 +199,15 @@ def test_commands_in_what_the_ca_advises_reach_the_same_ca(
     readiness = msgspec.structs.replace(make_readiness(ReadinessVerdict.BLOCKED, advised), refused=(advised,))
     assert ask(ca, readiness, *where.split()) == ExitCode.CHECK_FAILED
     assert capsys.readouterr().out.count(f"`touchmark program refuse a/b x --take-back {where}`") == 2
+
+
+def test_advice_does_not_repeat_the_detail_that_stands_above_it(ca: FakeCA, capsys: pytest.CaptureFixture[str]) -> None:
+    detail = "process 83 of the same user may not be inspected"
+    cause = make_cause(advise(Reason.HOLDERS_UNKNOWN, detail), Reason.HOLDERS_UNKNOWN, detail=detail)
+    assert ask(ca, make_readiness(ReadinessVerdict.BLOCKED, cause)) == ExitCode.CHECK_FAILED
+    printed = capsys.readouterr().out
+    assert printed.count(detail) == 1
+    assert EXPLANATIONS[Reason.HOLDERS_UNKNOWN].fix in printed
 
 
 def test_a_workload_that_has_no_sidecar_is_what_is_named(ca: FakeCA, capsys: pytest.CaptureFixture[str]) -> None:

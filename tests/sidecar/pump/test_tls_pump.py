@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import select
 import socket
 import struct
 from collections.abc import Iterator
@@ -174,6 +175,25 @@ async def test_a_last_word_is_read_before_a_failed_write_is_judged() -> None:
             made.near.send(b"y" * 1000)
             await asyncio.sleep(0.001)
         assert (await pump.finished).ending in (Ending.PEER_LOST, Ending.RESET_BY_SOURCE)
+        assert await loop.sock_recv(made.near, 100) == b"last word"
+
+
+async def test_a_last_word_is_read_before_anything_is_written_to_a_peer_that_has_gone() -> None:
+    """OpenSSL 4.0 reads nothing after a failed write."""
+    loop = asyncio.get_running_loop()
+    with ends() as made:
+        pump = await made.begin()
+        made.near.send(b"y" * 1000)
+        made.tls.sendall(b"last word")
+        made.far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        made.far.close()
+        has_gone, is_readable = select.poll(), select.poll()
+        has_gone.register(made.peer, 0)
+        is_readable.register(made.plain, select.POLLIN)
+        assert has_gone.poll(60_000)
+        assert is_readable.poll(60_000)
+        pump._on_plain_readable()  # The event loop may have met this one first.
+        assert (await pump.finished).ending is Ending.RESET_BY_SOURCE
         assert await loop.sock_recv(made.near, 100) == b"last word"
 
 

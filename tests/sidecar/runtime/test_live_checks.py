@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import Any, cast
@@ -39,6 +39,7 @@ class Scene:
         self.is_without_socket = False
         self.checked = self.asked = 0
         self.tells_after = 9
+        self.on_search: Callable[[], None] | None = None
 
     def next_unchecked(self, now: float) -> Scene | None:
         return self.waiting.pop() if self.waiting else None
@@ -128,6 +129,15 @@ async def test_explicit_mode_closes_whatever_isnt_proven(
             await watch(watching(cast("Any", scene), events), scene)
             assert scene.revoked == ([found] if is_revoked else [])
             assert scene.refused_in_explicit == ([] if is_revoked else [found])
+
+
+async def test_with_each_search_it_is_looked_who_has_accepted_by_now() -> None:
+    searched: list[int] = []
+    async with told() as events:
+        scene = Scene(Reason.SOCKET_SHARED, Mode.PERMISSIVE, IN)
+        scene.on_search = lambda: searched.append(scene.asked)
+        await watch(watch_holders(cast("Any", scene), events), scene)
+    assert searched == [0]
 
 
 async def test_holders_that_one_pass_couldnt_tell_are_looked_for_once_more() -> None:

@@ -8,7 +8,9 @@ import struct
 
 import pytest
 
-from sidecar.sockets.ending import count_untaken, end_writing, reset, reset_after_delivery
+from sidecar.sockets import ending
+from sidecar.sockets.ending import close_after_delivery, count_untaken, end_writing, reset, reset_after_delivery
+from tests.sidecar.little_ca import until
 from tests.sidecar.pump.test_plain_pump import tcp_pair
 
 
@@ -85,3 +87,34 @@ async def test_what_a_reset_peer_has_not_taken_is_counted_without_the_fin(ends: 
         untaken = count_untaken(near)
         assert untaken
         assert written - untaken == _count_acknowledged(near) - begun
+
+
+async def test_a_peer_that_goes_on_writing_reads_the_last_word_before_its_writes_fail(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """OpenSSL reads nothing after a failed write: the answer before a reset would be lost."""
+    monkeypatch.setattr(ending, "DELIVERY_DEADLINE_S", 600.0)
+    loop = asyncio.get_running_loop()
+    near, far = tcp_pair()
+    with near, far:
+        far.send(b"unread")
+        near.send(b"last word")
+        close_after_delivery(loop, near)
+        for _ in range(20):
+            assert far.send(b"more") == 4
+            await asyncio.sleep(0.001)
+        assert far.recv(100) == b"last word"
+        assert far.recv(100) == b""
+        far.close()
+        await until(lambda: near.fileno() < 0)
+
+
+@pytest.mark.parametrize("bound", ["DELIVERY_DEADLINE_S", "MAX_DISCARDED_BYTES"])
+async def test_a_peer_that_never_ends_is_waited_for_within_bounds(bound: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ending, "DELIVERY_DEADLINE_S", 0.01 if bound == "DELIVERY_DEADLINE_S" else 600.0)
+    monkeypatch.setattr(ending, "MAX_DISCARDED_BYTES", 100 if bound == "MAX_DISCARDED_BYTES" else 1 << 40)
+    near, far = tcp_pair()
+    with near, far:
+        far.send(bytes(200))
+        close_after_delivery(asyncio.get_running_loop(), near)
+        await until(lambda: near.fileno() < 0)
