@@ -110,6 +110,7 @@ async def attest(sidecar: Sidecar, connection: Connection, captured: Captured) -
             captured.claim.check()
             captured.claim.on_contest(connection.lose_claim)
     except AttestationError as error:
+        error.__traceback__ = None  # ``captured`` keeps it, so that it and this frame would hold each other.
         parties.note_process(error.process)
         connection.detail = error.message
         why = error.reason

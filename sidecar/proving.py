@@ -105,16 +105,8 @@ class Acceptance:
     """
 
     __slots__ = (
-        "_answered",
-        "_connection",
-        "_endpoints",
-        "_first",
-        "_found",
-        "_is_open",
-        "_is_turn",
-        "_pump",
-        "_sidecar",
-    )
+        "_answered", "_connection", "_endpoints", "_first", "_found", "_is_open", "_is_turn", "_pump", "_sidecar",
+    )  # fmt: skip
 
     def __init__(self, sidecar: Sidecar, connection: Connection, theirs: Endpoint, ours: Endpoint) -> None:
         self._sidecar = sidecar

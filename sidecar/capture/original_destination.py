@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import socket
 import struct
-from sys import intern
+from functools import lru_cache
 
 from sidecar.sockets.address import Endpoint
 
@@ -17,6 +17,16 @@ _SO_ORIGINAL_DST = 80
 _SOCKADDR_IN = struct.Struct("!2xH4s8x")
 _SOCKADDR_IN6 = struct.Struct("!2xH4x16s4x")
 _MAPPED = "::ffff:"
+MAX_SHARED = 1_024
+
+
+@lru_cache(MAX_SHARED)
+def _share(address: str) -> str:
+    """Return one text for all connections of an address, most of which have the same.
+
+    Not ``sys.intern``: what Python 3.12 interns stays for ever, and strangers choose how many addresses they have.
+    """
+    return address
 
 
 def normalise_endpoint(name: tuple[str, int] | tuple[str, int, int, int]) -> Endpoint:
@@ -26,7 +36,7 @@ def normalise_endpoint(name: tuple[str, int] | tuple[str, int, int, int]) -> End
         address = address[len(_MAPPED) :]
     if "%" in address:
         address = address.partition("%")[0]
-    return intern(address), name[1]  # One text for all connections of an address, most of which have the same.
+    return _share(address), name[1]
 
 
 def parse_sockaddr_in(data: bytes) -> Endpoint:

@@ -19,7 +19,10 @@ from shared.model.policy.decision import Answer, Ending, Transport
 from shared.model.policy.reasons import Reason
 from shared.model.policy.rules import Action, Direction, Mode, Peer, Rule
 from shared.model.wire.messages import DirectoryEntry, ServiceEntry, ServicePort
+from sidecar.attest.facts import AttestationError
+from sidecar.capture.captured import Captured
 from sidecar.connection.connection import Connection
+from sidecar.outbound import attest
 from sidecar.parts import Limits
 from sidecar.pump.tunnel_pump import TunnelPump
 from sidecar.routing.service_endpoints import Endpoints
@@ -82,6 +85,19 @@ async def test_bytes_flow_both_ways_and_both_sides_record_one_connection() -> No
         assert out.transport is Transport.TUNNEL
         assert out.source.program == into.source.program == str(CLIENT_PROGRAM)
         assert out.destination.identity == str(identify(SERVER, SERVER_PROGRAM))
+
+
+async def test_what_a_look_at_the_accept_said_counts_and_an_error_doesnt_keep_its_story() -> None:
+    async with running_pair(echo) as pair:
+        near, far = socket.socketpair()
+        error = AttestationError("its sender has gone", reason=Reason.SENDER_GONE)
+        here = ("127.0.0.1", 1)
+        captured = Captured(connection=near, source=here, destination=here, app_destination=here, early=error)
+        with far, near, Connection(pair.client.sidecar, Direction.EGRESS, source=here, destination=here) as connection:
+            await attest(pair.client.sidecar, connection, captured)
+            found = connection.parties.source
+            assert (found.workload, found.program, found.why_unidentified) == (CLIENT, None, Reason.SENDER_GONE)
+            assert error.__traceback__ is None  # Among its frames is the story's, which has it.
 
 
 async def test_the_next_connection_reuses_the_tunnel() -> None:

@@ -7,6 +7,7 @@ import socket
 import pytest
 
 from sidecar.capture.original_destination import (
+    MAX_SHARED,
     ask_original_destination,
     normalise_endpoint,
     parse_sockaddr_in,
@@ -23,6 +24,14 @@ def test_the_kernels_structures_are_read() -> None:
 def test_names_have_one_form() -> None:
     assert normalise_endpoint(("::ffff:198.18.0.1", 1, 0, 0)) == ("198.18.0.1", 1)
     assert normalise_endpoint(("fe80::1%lo", 1, 0, 1)) == ("fe80::1", 1)
+
+
+def test_connections_of_an_address_share_its_text_and_strangers_cant_have_any_number_kept() -> None:
+    first, again, later = (normalise_endpoint((b"2001:db8::1".decode(), port, 0, 0))[0] for port in range(3))
+    assert first is again is later
+    for number in range(MAX_SHARED):
+        normalise_endpoint((f"2001:db8:1::{number:x}", 1, 0, 0))
+    assert normalise_endpoint((b"2001:db8::1".decode(), 1, 0, 0))[0] is not first
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
