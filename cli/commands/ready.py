@@ -41,7 +41,7 @@ def ready(
     command or YAML that adds it. UNKNOWN: nothing stands against it, but sidecars were silent, records were lost, a
     workload had no connection, or what a server has loaded that accepts them wasn't seen.
 
-    Exit code 0: READY; 3: BLOCKED; 10: UNKNOWN.
+    Exit code 0: READY; 3: BLOCKED; 4: nobody knows the namespace; 10: UNKNOWN.
 
     Examples: touchmark ready shop · touchmark ready shop --workload web --since 7d · touchmark ready shop --json -k
     """
