@@ -142,6 +142,7 @@ def approve(
     from cli.text.exit_codes import ExitCode
     from cli.text.output import print_note
     from shared.model.identity.loaded_code import CodeCheck
+    from shared.model.identity.program import weak_kind
 
     if image or from_queue or is_digest(workload):
         if from_decisions or main or loads or name:
@@ -169,6 +170,12 @@ def approve(
     lists_code = code is not CodeChoice.OFF
     named = [] if from_decisions else programs or []
     candidates = [approval.read_candidate(_or_path(text), main=main, lists_code=lists_code) for text in named]
+    for candidate in candidates if main else ():
+        if candidate.source and weak_kind(candidate.source) != "interpreter":
+            print_note(
+                f"warning: {candidate.source} hasn't the name of an interpreter (python3, node, java), so that sidecars"
+                " look for no main script: under this name no process of it matches; leave --main out"
+            )
     extra = read_objects(loads or [])
     since_s = parse_duration(since, "--since")
 
@@ -519,7 +526,10 @@ def _choose(candidates: Sequence[Candidate], workload: Workload, *, everything: 
     from shared.model.errors import RefusedError
 
     if not candidates:
-        print_note(f"no decision shows an unapproved program of {workload}")
+        print_note(
+            f"no decision shows an unapproved program of {workload}; decisions arrive a moment after their connections"
+            " have ended, or some seconds after they began"
+        )
         return []
     for candidate in candidates if not as_json else ():
         allows = describe_allowance(candidate.program, candidate.source)

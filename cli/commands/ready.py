@@ -38,10 +38,10 @@ def ready(
 
     Whatever was seen in this time is decided again by the current rules, as it is and as if every program that was seen
     were approved: one round shows all approvals and all rules that are missing, each once, with what needs it and the
-    command or YAML that adds it. UNKNOWN: nothing stands against it, but sidecars were silent, records were lost, a
+    command or YAML that adds it. UNKNOWN: nothing blocks it, but sidecars were silent, records were lost, a
     workload had no connection, or what a server has loaded that accepts them wasn't seen.
 
-    Exit code 0: READY; 3: BLOCKED; 10: UNKNOWN.
+    Exit code 0: READY; 3: BLOCKED; 4: nobody knows the namespace; 10: UNKNOWN.
 
     Examples: touchmark ready shop · touchmark ready shop --workload web --since 7d · touchmark ready shop --json -k
     """

@@ -43,7 +43,7 @@ EXIT_CODES: Final[dict[ExitCode, str]] = {
         " ready in time (`install`, `upgrade`), or not everything is gone (`uninstall`)"
     ),
     ExitCode.UNKNOWN: (
-        "`ready`, `policy diff`, `policy draft`: nothing stands against it, but too little was seen to say so;"
+        "`ready`, `policy diff`, `policy draft`: nothing blocks it, but too little was seen to say so;"
         " `explain`: allowed, but nobody knows the workload"
     ),
     ExitCode.NOTHING: "`program approve --from-decisions`: nothing was found, or nothing chosen",

@@ -76,6 +76,18 @@ def test_weak_with_a_main_script_narrows_the_interpreter_and_warns(
     assert "warning" in capsys.readouterr().err
 
 
+def test_a_main_script_of_what_has_no_interpreters_name_is_warned_of(
+    shop: FakeCA, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (script := tmp_path / "app.py").write_text("print()\n")
+    shutil.copy(sys.executable, tmp_path / "our-app")
+    approve = ["program", "approve", "shop/web", "--weak", "--main", str(script)]
+    assert run([*approve, sys.executable]) == ExitCode.SUCCESS
+    assert "no process of it matches" not in capsys.readouterr().err
+    assert run([*approve, str(tmp_path / "our-app")]) == ExitCode.SUCCESS
+    assert "our-app hasn't the name of an interpreter" in capsys.readouterr().err
+
+
 def test_an_interpreter_without_a_main_script_would_match_nothing(
     shop: FakeCA, capsys: pytest.CaptureFixture[str]
 ) -> None:
