@@ -46,7 +46,9 @@ def demo(
     """Run a guided tour with real processes: permissive mode, explicit mode, an intruder refused, the issuer rotated.
 
     As root it uses network namespaces of its own; as an ordinary user a user namespace where that works, otherwise
-    loopback. It cleans up after itself. Exit code 3 if an observation contradicts Touchmark's claims.
+    loopback. There an ordinary user's sidecars may not look into one another, so that explicit mode refuses the
+    approved program as well (`holders_unknown`): run it as root. It cleans up after itself. Exit code 3 if an
+    observation contradicts Touchmark's claims.
 
     Examples: touchmark demo · touchmark demo --keep
     """
