@@ -23,7 +23,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-_DEADLINE_S = 120.0  # Bounds a failure alone; who told it what to do waits longer.
+_DEADLINE_S = 240.0  # Bounds a failure alone; who told it what to do waits longer.
 # write(2) and recvfrom(2), as /proc numbers them on x86-64 and arm64.
 _BLOCKING_CALLS = frozenset({"1", "45", "64", "207"})
 _sockets: dict[str, socket.socket] = {}
