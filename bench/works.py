@@ -39,9 +39,12 @@ class Work(StrEnum):
 
     ``new_connections_no_reuse`` is the same load as ``new_connections``; it differs for a subject that reuses tunnels,
     which is started then with reuse off. ``small_requests_again`` is that of ``small_requests`` by a program that has
-    just done the same for a second.
+    just done the same for a second. Memory comes first where no order is asked for: after other loads, what is measured
+    is how much these have freed that an open connection uses again.
     """
 
+    MEMORY_IDLE = "memory_idle"
+    MEMORY_PER_CONNECTION = "memory_per_connection"
     BULK = "bulk"
     BULK_STREAMS = "bulk_8_streams"
     SMALL_REQUESTS = "small_requests"
@@ -51,8 +54,6 @@ class Work(StrEnum):
     NEW_CONNECTIONS = "new_connections"
     NEW_CONNECTIONS_NO_REUSE = "new_connections_no_reuse"
     FIRST_BYTE = "first_byte"
-    MEMORY_IDLE = "memory_idle"
-    MEMORY_PER_CONNECTION = "memory_per_connection"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
