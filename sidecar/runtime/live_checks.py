@@ -16,6 +16,8 @@ from sidecar.attest.facts import AttestationError
 from sidecar.connection.connection import is_without
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sidecar.connection.connection import Connection
     from sidecar.events import Events
     from sidecar.parts import Sidecar
@@ -105,7 +107,7 @@ async def _check_holders(sidecar: Sidecar, batch: list[Connection], events: Even
     try:
         for number, connection in enumerate(batch, 1):
             if connection.on_search is not None:
-                connection.on_search()
+                _tell_search(connection, connection.on_search)
             ask(connection)
             if not number % _AT_ONCE:
                 await asyncio.sleep(0)  # Others have their turn.
@@ -122,6 +124,13 @@ async def _check_holders(sidecar: Sidecar, batch: list[Connection], events: Even
         for answer in asked:
             if not answer.cancel() and not answer.cancelled():
                 answer.exception()  # Nobody follows it any more.
+
+
+def _tell_search(connection: Connection, on_search: Callable[[], None]) -> None:
+    try:
+        on_search()
+    except Exception as error:  # A fault of ours must not keep the others of each batch from being looked at.
+        connection.revoke(Reason.INTERNAL_ERROR, f"{type(error).__name__}: {error}"[:300])
 
 
 def _follow(connection: Connection, answer: asyncio.Future[None], events: Events, *, is_last: bool) -> bool:

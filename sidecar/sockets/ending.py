@@ -96,7 +96,7 @@ def close_after_delivery(
         discarded, has_ended = _discard(connection, discarded)
         is_over = has_ended and not count_undelivered(connection)
         if not is_over and waited_s < DELIVERY_DEADLINE_S and discarded < MAX_DISCARDED_BYTES:
-            pause_s = max(0.001, waited_s)
+            pause_s = min(max(0.001, waited_s), DELIVERY_DEADLINE_S - waited_s)
             loop.call_later(
                 pause_s,
                 lambda: close_after_delivery(loop, connection, waited_s=waited_s + pause_s, discarded=discarded),

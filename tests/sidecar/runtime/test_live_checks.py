@@ -140,6 +140,19 @@ async def test_with_each_search_it_is_looked_who_has_accepted_by_now() -> None:
     assert searched == [0]
 
 
+async def test_a_fault_in_looking_who_has_accepted_costs_that_connection_alone() -> None:
+    def fail() -> None:
+        raise RuntimeError("ordered by the test")
+
+    async with told() as events:
+        faulty, other, both = (Scene(Reason.SOCKET_SHARED, Mode.EXPLICIT, OUT) for _ in range(3))
+        faulty.on_search = fail
+        both.waiting = [other, faulty]
+        await watch(watch_holders(cast("Any", both), events), both)
+    assert faulty.revoked[0] is Reason.INTERNAL_ERROR
+    assert other.revoked == [Reason.SOCKET_SHARED]
+
+
 async def test_holders_that_one_pass_couldnt_tell_are_looked_for_once_more() -> None:
     async with told() as events:
         scene = Scene(Reason.HOLDERS_UNKNOWN, Mode.EXPLICIT, OUT)

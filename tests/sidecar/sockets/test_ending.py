@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -118,3 +121,20 @@ async def test_a_peer_that_never_ends_is_waited_for_within_bounds(bound: str, mo
         far.send(bytes(200))
         close_after_delivery(asyncio.get_running_loop(), near)
         await until(lambda: near.fileno() < 0)
+
+
+async def test_what_waits_for_a_peers_end_waits_no_longer_than_the_deadline() -> None:
+    pauses: list[float] = []
+    callbacks: list[Callable[[], None]] = []
+
+    def call_later(pause_s: float, callback: Callable[[], None]) -> None:
+        pauses.append(pause_s)
+        callbacks.append(callback)
+
+    near, far = tcp_pair()
+    with near, far:
+        close_after_delivery(cast("Any", SimpleNamespace(call_later=call_later)), near)
+        while callbacks:
+            callbacks.pop()()
+        assert near.fileno() < 0
+    assert sum(pauses) == pytest.approx(ending.DELIVERY_DEADLINE_S)
