@@ -41,6 +41,7 @@ __all__ = ["Attestation", "AttestationError", "Attestor", "ProcessFacts"]
 
 # A table with more descriptors is searched by a worker; 256 cost the loop about 0.3 ms when the wanted one comes last.
 _MAX_FAST_DESCRIPTORS = 256
+_FEW_MEASURED = 2
 _MAX_HOLDERS = 4
 _MAX_FAST_LISTENERS = 16
 _MAX_LISTENERS = 1_024
@@ -83,10 +84,10 @@ class Attestor:
         self._caught = CaughtHolders(own_pid=self._own_pid)
         self._fellows = Fellows()
         self._dialling = Dialling()
-        self._scanners = ThreadPoolExecutor(2, thread_name_prefix="attest-look")
-        # Walks over all sockets take milliseconds each, whatever they find: one at once, so that the other scanner is
+        self._scanners = ThreadPoolExecutor(3, thread_name_prefix="attest-look")
+        # Walks over all sockets take milliseconds each, whatever they find: two at once, so that the third scanner is
         # free for the process that a burst of connections waits for.
-        self._walks = asyncio.Semaphore(1)
+        self._walks = asyncio.Semaphore(2)
         self._hashers = ThreadPoolExecutor(2, thread_name_prefix="attest-hash")
         self._measuring = Measuring(Executables(self._hashers, max_bytes=max_executable_bytes), self._scanners)
         self.looks = ProgramLooks()
@@ -203,14 +204,14 @@ class Attestor:
             loop, measured = asyncio.get_running_loop(), self._measured
             async with self._walks:
                 # Of a burst's connections the first ones find the process: the others need no walk each.
-                if self._measured != measured and (known := self.attest_now(source, destination, may_catch=False)):
+                if self._was_met_since(measured) and (known := self.attest_now(source, destination, may_catch=False)):
                     return known
                 found = await loop.run_in_executor(self._scanners, find_dialled, source, destination)
             self._patience.note_progress()
             check_dialled(found)
             refuse_orphan(found)
             try:
-                met = self._recognise(found, kind_of(found)) if self._measured != measured else None
+                met = self._recognise(found, kind_of(found)) if self._was_met_since(measured) else None
                 return (met or await self._measure(found, kind_of(found))).attest(found)
             except AttestationError as error:
                 if error.reason in {Reason.PROCESS_VANISHED, Reason.NO_OWNER}:
@@ -427,6 +428,13 @@ class Attestor:
         if len(listeners) > _MAX_LISTENERS:
             raise AttestationError(f"{len(listeners)} listeners on port {port}", reason=Reason.OVERLOADED)
         return listeners
+
+    def _was_met_since(self, measured: int) -> bool:
+        """Tell whether one of the processes measured since then may well hold a socket that waits: where there are few.
+
+        Many belong to many senders; comparing each with each socket takes longer than a search.
+        """
+        return 0 < self._measured - measured <= _FEW_MEASURED
 
     def _recognise(self, found: KernelSocket, kind: Hashable) -> Measured | None:
         """Find the holder among the known processes, and see that it still runs what was measured.
