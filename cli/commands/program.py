@@ -173,7 +173,7 @@ def approve(
     for candidate in candidates if main else ():
         if candidate.source and weak_kind(candidate.source) != "interpreter":
             print_note(
-                f"warning: {candidate.source} hasn't the name of an interpreter (python3, node, java), so that sidecars"
+                f"warning: {candidate.source} isn't named like an interpreter (python3, node, java), so sidecars"
                 " look for no main script: under this name no process of it matches; leave --main out"
             )
     extra = read_objects(loads or [])

@@ -36,7 +36,7 @@ def test_works_and_subjects_are_chosen_by_name() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--works", "bulk,speed"], "speed: choose from bulk"),
+        (["--works", "bulk,speed"], "speed: choose from memory_idle"),
         (["--subjects", ""], "nothing: choose from"),
         (["--rounds", "0"], "isn't a whole number from 1 on"),
         (["--duration", "1.5"], "isn't a whole number from 1 on"),

@@ -85,7 +85,7 @@ def test_a_main_script_of_what_has_no_interpreters_name_is_warned_of(
     assert run([*approve, sys.executable]) == ExitCode.SUCCESS
     assert "no process of it matches" not in capsys.readouterr().err
     assert run([*approve, str(tmp_path / "our-app")]) == ExitCode.SUCCESS
-    assert "our-app hasn't the name of an interpreter" in capsys.readouterr().err
+    assert "our-app isn't named like an interpreter" in capsys.readouterr().err
 
 
 def test_an_interpreter_without_a_main_script_would_match_nothing(
