@@ -84,10 +84,10 @@ class Attestor:
         self._caught = CaughtHolders(own_pid=self._own_pid)
         self._fellows = Fellows()
         self._dialling = Dialling()
-        self._scanners = ThreadPoolExecutor(3, thread_name_prefix="attest-look")
-        # Walks over all sockets take milliseconds each, whatever they find: two at once, so that the third scanner is
-        # free for the process that a burst of connections waits for.
-        self._walks = asyncio.Semaphore(2)
+        self._scanners = ThreadPoolExecutor(2, thread_name_prefix="attest-look")
+        # Walks over all sockets take milliseconds each, whatever they find. They have threads of their own, so that the
+        # process that a burst of connections waits for is searched for and measured meanwhile.
+        self._walkers = ThreadPoolExecutor(2, thread_name_prefix="attest-walk")
         self._hashers = ThreadPoolExecutor(2, thread_name_prefix="attest-hash")
         self._measuring = Measuring(Executables(self._hashers, max_bytes=max_executable_bytes), self._scanners)
         self.looks = ProgramLooks()
@@ -104,18 +104,18 @@ class Attestor:
         for running in self._running.values():
             running.cancel()
         self._scanners.shutdown(wait=False, cancel_futures=True)
+        self._walkers.shutdown(wait=False, cancel_futures=True)
         self._hashers.shutdown(wait=False, cancel_futures=True)
         self._known.close()
         self._caught.close()
         self._kernel.close()
 
-    def attest_now(self, source: Endpoint, destination: Endpoint, *, may_catch: bool = True) -> Attestation | None:
+    def attest_now(self, source: Endpoint, destination: Endpoint) -> Attestation | None:
         """Attest a connection if its program is known; never waits.
 
         Arguments:
             source: the application's own address and port.
             destination: what the application connected to: the *original* destination.
-            may_catch: look for a process that isn't known among the newest, for the ``attest`` that follows.
 
         Returns:
             None when only ``attest`` can tell.
@@ -131,7 +131,7 @@ class Attestor:
         refuse_orphan(found)
         measured = self._recognise(found, kind_of(found))
         if measured is None:
-            if may_catch and self._caught.catch(source, destination, found, kind_of(found)):
+            if self._caught.catch(source, destination, found, kind_of(found)):
                 loop = asyncio.get_running_loop()
                 loop.call_soon(loop.call_soon, self._forget, source, destination)
             return None
@@ -202,11 +202,7 @@ class Attestor:
                 if error.reason is not Reason.PROCESS_VANISHED:
                     raise
             loop, measured = asyncio.get_running_loop(), self._measured
-            async with self._walks:
-                # Of a burst's connections the first ones find the process: the others need no walk each.
-                if self._was_met_since(measured) and (known := self.attest_now(source, destination, may_catch=False)):
-                    return known
-                found = await loop.run_in_executor(self._scanners, find_dialled, source, destination)
+            found = await loop.run_in_executor(self._walkers, find_dialled, source, destination)
             self._patience.note_progress()
             check_dialled(found)
             refuse_orphan(found)
@@ -215,7 +211,7 @@ class Attestor:
                 return (met or await self._measure(found, kind_of(found))).attest(found)
             except AttestationError as error:
                 if error.reason in {Reason.PROCESS_VANISHED, Reason.NO_OWNER}:
-                    now = await loop.run_in_executor(self._scanners, find_dialled, source, destination)
+                    now = await loop.run_in_executor(self._walkers, find_dialled, source, destination)
                     refuse_orphan(now, error.process)
                 raise
 
