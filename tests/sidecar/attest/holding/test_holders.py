@@ -192,7 +192,7 @@ def test_what_another_user_forks_all_the_time_leaves_passes_complete_for_all_oth
 
 
 def test_threads_that_come_and_go_are_their_users(monkeypatch: pytest.MonkeyPatch) -> None:
-    numbers = count(1)
+    numbers = count(1 << 23)  # Above all that the kernel gives: a small one may be a thread of this very process.
     monkeypatch.setattr(holders, "list_threads", lambda *_: [str(os.getpid()), str(next(numbers))])
     search = holders._Search([], {}, own_pid=0, proc="/proc")
     search.look_at(os.getpid())
